@@ -1,0 +1,343 @@
+"""`AsyncQ`: the front door. It declares tasks, opens connections, sends, and makes workers.
+
+Thin: everything that it does is done by a module below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from asyncq.broker import Broker, DeadLetters, Identity, QueueSpec
+from asyncq.client import Client
+from asyncq.clock import Clock, SystemClock
+from asyncq.errors import AccessRefused, InvalidOption, NotOpen, WrongLoop
+from asyncq.loggers import get_logger
+from asyncq.loop_thread import AppSync
+from asyncq.options import Sending, SendOptions
+from asyncq.registry import TaskRegistry
+from asyncq.results import ResultHandle
+from asyncq.retry import RetryPolicy
+from asyncq.settings import Settings, load_settings
+from asyncq.signature import Signature
+
+if TYPE_CHECKING:
+    from asyncq.worker.worker import Worker
+
+__all__ = ["AsyncQ"]
+
+log = get_logger("asyncq.app")
+
+R = TypeVar("R")
+
+BrokerFactory = Callable[[Settings], Broker]
+
+
+class AsyncQ(TaskRegistry):
+    """An app: its tasks, its settings, and its way to the broker.
+
+    Args:
+        name: Letters, digits, `.`, `_`, `-`. The default prefix of its tasks' names, and their default queue.
+        broker: The broker's URL (several, separated by commas, are tried in turn); without it
+            `ASYNCQ_BROKER_URL`. Or a function that makes another broker from the settings.
+        include: Modules with more of its tasks; a worker imports them before it consumes.
+        retry: The policy of `raise Retry()` in a task that has none of its own.
+        **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
+
+    Raises:
+        ConfigurationError: The name or a setting cannot be used.
+
+    Example:
+        >>> app = AsyncQ("shop")
+        >>> @app.task
+        ... async def add(a: int, b: int) -> int:
+        ...     return a + b
+        >>> add
+        Task('shop.add')
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        broker: str | BrokerFactory | None = None,
+        include: Sequence[str] = (),
+        retry: RetryPolicy | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, include, self)
+        url = broker if isinstance(broker, str) else None
+        self.settings = load_settings(**({"broker_url": url} if url is not None else {}), **settings)
+        self.default_retry = retry or RetryPolicy()
+        self.sync = AppSync(self._connect)
+        self._broker_factory: BrokerFactory = broker if callable(broker) else _rabbitmq
+        self._clock: Clock = SystemClock()
+        self._broker: Broker | None = None
+        self._client: Client | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
+        self._entered = 0
+        self._opening: asyncio.Lock | None = None
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        await self._enter("producer")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    @asynccontextmanager
+    async def open(self, *, role: str = "producer") -> AsyncIterator[Self]:
+        """Open the app's connections, as `async with app:` does.
+
+        Args:
+            role: What this process is, for the connections' names in the management UI.
+
+        Raises:
+            BrokerUnavailable: No broker answers.
+            BrokerRefused: Wrong credentials, no such virtual host, a missing permission.
+            WrongLoop: The app is open in another event loop of this process.
+        """
+        await self._enter(role)
+        try:
+            yield self
+        finally:
+            await self._leave()
+
+    async def _enter(self, role: str) -> None:
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid() or (self._loop is not None and self._loop.is_closed()):
+            self._forget()  # after a fork, or after a loop that ended without leaving the app
+        if self._loop is not loop and (self._entered > 0 or (self._opening is not None and self._opening.locked())):
+            raise WrongLoop(
+                f"The app {self.name!r} is open in another event loop of this process. One app lives in one loop: "
+                "use app.sync from other threads, or make a second AsyncQ."
+            )
+        if self._opening is None or self._loop is not loop:
+            self._loop, self._opening = loop, asyncio.Lock()
+        async with self._opening:
+            if self._entered == 0:
+                await self._open_broker(role)
+            self._entered += 1
+
+    async def _open_broker(self, role: str) -> None:
+        self.resolve()
+        self._broker, self._client = await self._connect(role)
+
+    async def _connect(self, role: str) -> tuple[Broker, Client]:
+        """Open a broker, with the queues of this app's tasks: who sends first need not wait for the first worker."""
+        broker = self._broker_factory(self.settings)
+        await broker.open(Identity(self.name, role))
+        try:
+            await broker.ensure([QueueSpec(name, self.settings.delivery_limit) for name in self._queues()])
+        except AccessRefused as error:
+            log.warning("queues cannot be declared by this user, so they must exist", cause=str(error))
+        except BaseException:
+            await broker.close()
+            raise
+        return broker, Client(self.name, broker, self.settings, self._clock)
+
+    def _queues(self) -> list[str]:
+        return sorted({task.queue for task in self.tasks.values()})
+
+    async def _leave(self) -> None:
+        self._entered -= 1
+        if self._entered > 0:
+            return
+        broker, client = self._broker, self._client
+        self._broker = self._client = None
+        try:
+            if client is not None:
+                await client.close()
+        finally:
+            if broker is not None:
+                await broker.close()
+
+    def _forget(self) -> None:
+        self._broker = self._client = self._loop = self._opening = None
+        self._entered = 0
+        self._pid = os.getpid()
+
+    @property
+    def broker(self) -> Broker:
+        """The open broker.
+
+        Raises:
+            NotOpen: The app was not entered.
+        """
+        if self._broker is None or self._pid != os.getpid():
+            raise NotOpen(self._not_open())
+        return self._broker
+
+    def _open_client(self) -> Client:
+        if self._client is None or self._pid != os.getpid():
+            raise NotOpen(self._not_open())
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoop(
+                f"The app {self.name!r} is open in another event loop. Send there, or use app.sync from other threads."
+            )
+        return self._client
+
+    def _not_open(self) -> str:
+        return (
+            f"The app {self.name!r} is not open. Write `async with app:` around the code that sends, or use app.sync "
+            "in code without an event loop."
+        )
+
+    # --- sending
+
+    async def send_signature(self, signature: Signature[R]) -> ResultHandle[R]:
+        """Publish the signature; what `Task.send` calls. Raises what `Client.send_signature` raises."""
+        return await self._open_client().send_signature(signature)
+
+    async def call_signature(self, signature: Signature[R]) -> R:
+        """Publish the signature and wait for its result; what `Task.call` calls."""
+        return await self._open_client().call_signature(signature)
+
+    @overload
+    async def send(self, task: Signature[R]) -> ResultHandle[R]: ...
+    @overload
+    async def send(
+        self, task: str, arguments: Mapping[str, Any] | BaseModel | None = None, **options: Unpack[SendOptions]
+    ) -> ResultHandle[Any]: ...
+    async def send(
+        self,
+        task: str | Signature[Any],
+        arguments: Mapping[str, Any] | BaseModel | None = None,
+        **options: Unpack[SendOptions],
+    ) -> ResultHandle[Any]:
+        """Send a signature, or a task by its name, without its code.
+
+        Args:
+            task: A signature, or the name on the wire: `shop.send_email`.
+            arguments: By name. They are checked here only where this app has the task; otherwise by the worker.
+            **options: See `asyncq.options.SendOptions`. Without `queue=` the task's own queue is used, or, where
+                this app does not know the task, the part of its name before the last dot.
+
+        Returns:
+            The handle, once the broker has confirmed the message.
+
+        Raises:
+            PublishError: Its subclasses say what happened.
+            InvalidOption: The arguments cannot be written as JSON, or an option cannot be used.
+        """
+        return await self._open_client().send_signature(self.signature(task, arguments, **options))
+
+    @overload
+    async def call(self, task: Signature[R]) -> R: ...
+    @overload
+    async def call(
+        self, task: str, arguments: Mapping[str, Any] | BaseModel | None = None, **options: Unpack[SendOptions]
+    ) -> Any: ...
+    async def call(
+        self,
+        task: str | Signature[Any],
+        arguments: Mapping[str, Any] | BaseModel | None = None,
+        **options: Unpack[SendOptions],
+    ) -> Any:
+        """Send, and wait for the result. Arguments and errors as for `send`, and those of `ResultHandle.result`."""
+        return await self._open_client().call_signature(self.signature(task, arguments, **options))
+
+    async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
+        """Send many signatures with their confirms pipelined: many times faster than one by one.
+
+        Args:
+            signatures: Read as they are needed, 1,000 at a time.
+
+        Returns:
+            A handle for each, in order.
+
+        Raises:
+            PartlySent: Some were not taken; its `outcomes` tell which.
+        """
+        return await self._open_client().send_many(signatures)
+
+    def signature(
+        self,
+        task: str | Signature[Any],
+        arguments: Mapping[str, Any] | BaseModel | None = None,
+        **options: Unpack[SendOptions],
+    ) -> Signature[Any]:
+        """Return the signature of a task by its name; `app.sync.send(app.signature(...))` sends it.
+
+        Args:
+            task: The name on the wire, or a signature, which is returned as it is, with the options if there are any.
+            arguments: By name.
+            **options: See `asyncq.options.SendOptions`.
+        """
+        if isinstance(task, Signature):
+            if arguments is not None:
+                raise InvalidOption("A signature has its arguments already; give them to `.s(...)`.")
+            return task.options(**options) if options else task
+        if not isinstance(task, str):
+            raise InvalidOption(f"A task's name or a signature, such as `task.s(1, 2)`, is wanted here, not {task!r}.")
+        known = self.tasks.get(task)
+        return Signature(
+            name=task,
+            body=_body_of(task, arguments) if known is None else known.arguments.encode_named(arguments or {}),
+            queue=known.queue if known is not None else (task.rpartition(".")[0] or self.name),
+            reply=known.reply if known is not None else True,
+            decode=known.results.decode if known is not None else from_json,
+            sending=Sending.of(options),
+        )
+
+    # --- working
+
+    def worker(self, queues: Mapping[str, int] | None = None) -> Worker:
+        """Return a worker for this app's tasks; `await worker.run()` inside `async with app:` starts it.
+
+        Args:
+            queues: Slots for each queue. Without it: every queue that the app's tasks name, with the settings' slots.
+
+        Raises:
+            ConfigurationError: An included module cannot be imported.
+            NotOpen: The app was not entered.
+        """
+        # Producers never run a worker: they need not pay for its import.
+        from asyncq.worker.worker import Worker  # noqa: PLC0415
+
+        self.load_included()
+        self.resolve()
+        if queues is None:
+            queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
+        return Worker(self, self._open_client(), queues, self._clock)
+
+    def dead_letters(self, queue: str) -> DeadLetters:
+        """Return the dead letters of a task queue.
+
+        Raises:
+            NotOpen: The app was not entered.
+        """
+        return self.broker.dead_letters(queue)
+
+
+def _rabbitmq(settings: Settings) -> Broker:
+    # Who brings another broker need not load the AMQP client.
+    from asyncq.rabbitmq.adapter import RabbitMQ  # noqa: PLC0415
+
+    return RabbitMQ(settings)
+
+
+def _body_of(task: str, arguments: Mapping[str, Any] | BaseModel | None) -> bytes:
+    if not task or len(task.encode()) > 255:
+        raise InvalidOption(f"A task's name has 1 to 255 bytes; {task!r} has not.")
+    if isinstance(arguments, BaseModel):
+        return arguments.model_dump_json(by_alias=True).encode()
+    for name in arguments or {}:
+        if not isinstance(name, str) or name.startswith("$"):
+            raise InvalidOption(f"An argument's name is a string that does not begin with '$'; {name!r} is not.")
+    try:
+        return to_json(dict(arguments or {}), bytes_mode="base64", inf_nan_mode="strings")
+    except (PydanticSerializationError, ValueError) as error:
+        raise InvalidOption(f"The arguments of {task} cannot be written as JSON: {error}") from None

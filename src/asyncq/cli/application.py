@@ -1,0 +1,52 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from asyncq.cli.dead import dead
+from asyncq.cli.report import exit_code_of, report
+from asyncq.cli.send import call, send
+from asyncq.cli.version import version
+from asyncq.cli.worker import worker
+
+__all__ = ["application"]
+
+_PASSED_ON = (typer.Exit, typer.Abort, BrokenPipeError)
+
+
+class _ReportingGroup(TyperGroup):
+    """Turns every error of a command into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _PASSED_ON:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if hasattr(error, "exit_code"):  # typer's own usage errors, which it shows itself
+                raise
+            report(error)
+            raise typer.Exit(exit_code_of(error)) from error
+
+
+application = typer.Typer(
+    cls=_ReportingGroup,
+    help="RabbitMQ-native async task workers.",
+    epilog=(
+        "Exit codes: 0 it worked; 1 the task failed, or no result came in time; 2 wrong command line, configuration "
+        "or arguments; 3 the broker cannot be used, or did not take the message; 130 interrupted."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+application.command()(worker)
+application.command()(send)
+application.command()(call)
+application.add_typer(dead, name="dead")
+application.command()(version)

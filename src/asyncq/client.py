@@ -1,0 +1,266 @@
+"""Sending: from a signature to a confirmed message, and from replies to handles.
+
+    signature ─▶ message (ids, reply_to, headers) ─▶ broker.publish ─▶ handle
+    mailbox ─▶ reply ─▶ the pending reply of its task id ─▶ whoever waits at a handle
+
+Invariant: a handle is returned only for a message that the broker has confirmed. Replies are kept only as long as
+a handle for them lives, so replies that nobody claims take no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
+from asyncq.clock import Clock
+from asyncq.context import current_context
+from asyncq.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    InvalidOption,
+    NoContext,
+    NotSent,
+    PartlySent,
+    PublishError,
+    ReplyLost,
+)
+from asyncq.loggers import get_logger
+from asyncq.message import DUE_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id
+from asyncq.queue_names import check_queue_name
+from asyncq.results import PendingReply, ResultHandle
+from asyncq.settings import Settings
+from asyncq.signature import Signature
+
+__all__ = ["Client"]
+
+log = get_logger("asyncq.client")
+
+R = TypeVar("R")
+
+_IN_FLIGHT = 1000
+"""How many confirms `send_many` waits for at once: enough to fill the pipe, few enough to bound the memory."""
+
+
+class Client:
+    """Sends signatures through a broker; the `Sender` that tasks know.
+
+    Args:
+        app: The app's name, for `app_id`.
+        broker: An open broker.
+        settings: Timeouts and names.
+        clock: For timestamps and for `eta`.
+    """
+
+    def __init__(self, app: str, broker: Broker, settings: Settings, clock: Clock) -> None:
+        self._app = app
+        self._broker = broker
+        self._settings = settings
+        self._clock = clock
+        self._tasks_exchange = f"{settings.namespace}.tasks"
+        self._checked_queues: set[str] = set()
+        self._pending: WeakValueDictionary[str, PendingReply] = WeakValueDictionary()
+        self._mailbox: Mailbox | None = None
+        self._opened: asyncio.Future[Mailbox]
+        self._reader: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def close(self) -> None:
+        """Stop reading replies. Whoever still waits for one is told."""
+        self._closed = True
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        self._mailbox = None
+        self._lose(ReplyLost("The app was closed, and its reply queue with it."))
+
+    async def send_signature(self, signature: Signature[R]) -> ResultHandle[R]:
+        """Publish the signature, and return once the broker has confirmed it.
+
+        Raises:
+            Unroutable: There is no such queue.
+            PublishError: One of its other subclasses says what happened, and whether sending again is safe.
+        """
+        publication, handle = await self._prepare(signature)
+        await self._broker.publish(
+            publication.message,
+            publication.to,
+            delay=publication.delay,
+            timeout_s=self._settings.publish_timeout_s,
+        )
+        return handle
+
+    async def call_signature(self, signature: Signature[R]) -> R:
+        """Publish the signature and wait for its result.
+
+        Raises:
+            TaskFailed: The task has finally failed.
+            ResultTimeout: No result within the send's `timeout=`, or `call_timeout_s` of the settings.
+            PublishError: As `send_signature`.
+        """
+        publication, handle = await self._prepare(signature, reply=True)
+        await self._broker.publish(
+            publication.message,
+            publication.to,
+            delay=publication.delay,
+            timeout_s=self._settings.publish_timeout_s,
+        )
+        timeout_s = signature.sending.timeout_s
+        return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
+        """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.
+
+        Returns:
+            A handle for each, in order.
+
+        Raises:
+            PartlySent: Some were not taken; its `outcomes` tell which, and why.
+        """
+        outcomes: list[ResultHandle[R] | PublishError] = []
+        source = iter(signatures)
+        try:
+            while batch := list(islice(source, _IN_FLIGHT)):
+                outcomes += await self._send_batch(batch)
+        except Exception as error:
+            if not outcomes:
+                raise
+            raise PartlySent(
+                f"The first {len(outcomes)} tasks were handled, and `outcomes` of this error has a handle or an error "
+                f"for each. None after them was sent, because one of those cannot be: {error}",
+                outcomes,
+            ) from error
+        errors = [item for item in outcomes if isinstance(item, PublishError)]
+        if errors:
+            raise PartlySent(
+                f"{len(errors)} of {len(outcomes)} tasks were not, or perhaps not, sent; `outcomes` of this error has "
+                f"a handle or an error for each. The first error: {errors[0]}",
+                outcomes,
+            ) from errors[0]
+        return [item for item in outcomes if isinstance(item, ResultHandle)]
+
+    async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
+        prepared = [await self._prepare(signature) for signature in batch]
+        errors = await self._broker.publish_many(
+            [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
+        )
+        return [handle if error is None else error for (_, handle), error in zip(prepared, errors, strict=True)]
+
+    # --- messages
+
+    async def _prepare(
+        self, signature: Signature[R], *, reply: bool | None = None
+    ) -> tuple[Publication, ResultHandle[R]]:
+        if not isinstance(signature, Signature):
+            raise InvalidOption(f"A signature is sent, such as `task.s(1, 2)`, not {signature!r}.")
+        sending = signature.sending
+        queue = sending.queue or signature.queue
+        if queue not in self._checked_queues:
+            check_queue_name(queue)
+            self._checked_queues.add(queue)
+        if reply is None:
+            reply = signature.reply if sending.reply is None else sending.reply
+        task_id = sending.task_id or new_id()
+        now_ms = self._clock.now_ms()
+        delay_s = sending.delay_s or 0.0
+        if sending.eta_ms is not None:
+            delay_s = max(0.0, (sending.eta_ms - now_ms) / 1000)
+        headers: dict[str, HeaderValue] = {**sending.headers, **_lineage()}
+        if delay_s > 0:
+            headers[DUE_AT] = now_ms + round(delay_s * 1000)
+        pending, reply_to = None, None
+        if reply:
+            reply_to = (await self._open_mailbox()).address
+            pending = self._expect(task_id)
+        message = Message(
+            type=signature.name,
+            body=signature.body,
+            task_id=task_id,
+            message_id=new_id(),
+            reply_to=reply_to,
+            headers=headers,
+            timestamp_ms=now_ms,
+            app_id=self._app,
+        )
+        publication = Publication(
+            message, Exchange(self._tasks_exchange, queue), Delay(delay_s) if delay_s > 0 else None
+        )
+        return publication, ResultHandle(task_id, pending, signature.decode)
+
+    def _expect(self, task_id: str) -> PendingReply:
+        pending = self._pending.get(task_id)
+        if pending is None or pending.lost is not None:  # sent again: what was lost before is lost for the old handle
+            pending = self._pending[task_id] = PendingReply()
+        return pending
+
+    # --- replies
+
+    async def _open_mailbox(self) -> Mailbox:
+        """Return the reply queue; the first send that wants a reply opens it.
+
+        Raises:
+            NotSent: It cannot be had, or not in time.
+        """
+        if self._mailbox is not None:
+            return self._mailbox
+        if self._closed:
+            raise NotSent("Nothing was sent: the app is closed.")
+        if self._reader is None or self._reader.done():
+            self._opened = asyncio.get_running_loop().create_future()
+            self._reader = asyncio.create_task(self._read_replies(self._opened), name="asyncq replies")
+        timeout_s = self._settings.publish_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                # Shielded: the one who came first may be cancelled, and others wait for the same queue.
+                return await asyncio.shield(self._opened)
+        except TimeoutError:
+            raise NotSent(f"Nothing was sent: no reply queue could be opened within {timeout_s:g} s.") from None
+        except BrokerError as error:
+            raise NotSent(f"Nothing was sent, because no reply queue could be opened: {error}") from error
+
+    async def _read_replies(self, opened: asyncio.Future[Mailbox]) -> None:
+        cause: Exception = BrokerUnavailable("The app was closed.")
+        try:
+            async with self._broker.mailbox() as mailbox:
+                self._mailbox = mailbox
+                opened.set_result(mailbox)
+                await self._take_replies(mailbox)
+        except Exception as error:
+            cause = error if isinstance(error, BrokerError) else BrokerUnavailable(str(error))
+            if opened.done():
+                log.exception("replies can no longer be read")
+                self._lose(ReplyLost(f"Replies can no longer be read: {error}"))
+        finally:
+            self._mailbox = None
+            if not opened.done():
+                opened.set_exception(cause)
+                opened.exception()  # seen: perhaps nobody waits any more, and asyncio would complain
+
+    async def _take_replies(self, mailbox: Mailbox) -> None:
+        while True:
+            try:
+                async for message in mailbox:
+                    pending = self._pending.get(message.task_id)
+                    if pending is not None:
+                        pending.feed(message)
+            except ReplyLost as error:
+                self._lose(error)
+            else:
+                return
+
+    def _lose(self, error: ReplyLost) -> None:
+        for pending in list(self._pending.values()):
+            pending.lose(error)
+
+
+def _lineage() -> dict[str, Any]:
+    """Return the headers that tell which task has sent this one."""
+    try:
+        context = current_context()
+    except NoContext:
+        return {}
+    return {PARENT_ID: context.task_id, ROOT_ID: context.headers.get(ROOT_ID) or context.task_id}

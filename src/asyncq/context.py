@@ -1,0 +1,210 @@
+"""What a running task knows and can do: `TaskContext`, and `current_context()` for helper code.
+
+Invariant: nothing here can fail a task because of the broker. One context belongs to one attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from asyncq.errors import BrokerError, NoContext
+from asyncq.loggers import get_logger
+from asyncq.message import Headers, Message
+from asyncq.results import Progress
+from asyncq.sync import TaskSync
+
+if TYPE_CHECKING:  # its import takes longer than all of asyncq's
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["ContextServices", "TaskContext", "current_context", "running"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextServices:
+    """What a worker lends to the attempts that it runs: made once, shared by all contexts.
+
+    Attributes:
+        publish_progress: Publishes one update to the sender of a message.
+        sync_of: Makes the blocking calls of a context.
+    """
+
+    publish_progress: Callable[[Message, Progress], Awaitable[None]]
+    sync_of: Callable[[TaskContext], TaskSync]
+
+
+class TaskContext:
+    """One attempt of a task, as the task's own code sees it.
+
+    Args:
+        message: The message that is being run.
+        queue: The queue that it came from.
+        attempt: The number of this attempt.
+        services: The worker's.
+        deadline_ms: When the time limit ends, in milliseconds since the epoch; None where there is none.
+
+    Attributes:
+        message: The message that is being run.
+        queue: The queue that it came from.
+        attempt: The number of this attempt; 1 is the first.
+    """
+
+    __slots__ = ("_cancelled", "_deadline_ms", "_log", "_services", "_sync", "attempt", "message", "queue")
+
+    def __init__(
+        self, message: Message, queue: str, attempt: int, services: ContextServices, deadline_ms: int | None = None
+    ) -> None:
+        self.message = message
+        self.queue = queue
+        self.attempt = attempt
+        self._services = services
+        self._deadline_ms = deadline_ms
+        self._cancelled = False
+        self._log: FilteringBoundLogger | None = None
+        self._sync: TaskSync | None = None
+
+    def __repr__(self) -> str:
+        return f"TaskContext({self.task_name!r}, task_id={self.task_id!r}, attempt={self.attempt})"
+
+    @property
+    def task_id(self) -> str:
+        """The task's id: the same for every attempt."""
+        return self.message.task_id
+
+    @property
+    def task_name(self) -> str:
+        """The task's name on the wire."""
+        return self.message.type
+
+    @property
+    def headers(self) -> Headers:
+        """The message's headers; read-only."""
+        return MappingProxyType(self.message.headers)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When this attempt's time limit ends: an aware `datetime` in UTC, or None."""
+        return None if self._deadline_ms is None else datetime.fromtimestamp(self._deadline_ms / 1000, UTC)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this attempt shall stop: its time is up, the worker stops, or the broker took the delivery back.
+
+        An `async def` task is cancelled by the loop. A thread cannot be: a `def` task that takes long asks here now
+        and then, and returns or raises.
+        """
+        return self._cancelled
+
+    def mark_cancelled(self) -> None:
+        """Ask the task to stop. For the worker."""
+        self._cancelled = True
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """A logger that has the task's id, name and attempt bound to it: `ctx.log.info("sent", to=address)`."""
+        if self._log is None:
+            self._log = get_logger("asyncq.task").bind(task_id=self.task_id, task=self.task_name, attempt=self.attempt)
+        return self._log
+
+    @property
+    def sync(self) -> TaskSync:
+        """Blocking `send`, `call` and `progress`, for `def` tasks. They use the worker's connections."""
+        if self._sync is None:
+            self._sync = self._services.sync_of(self)
+        return self._sync
+
+    async def progress(self, done: float, total: float | None = None, label: str | None = None, **details: Any) -> None:
+        """Tell the sender how far this task is.
+
+        A sender that wants no reply is told nothing. Where the broker does not take the update, that is logged, and
+        the task goes on.
+
+        Args:
+            done: How much is done.
+            total: Of how much.
+            label: What the task is at, for people.
+            **details: Whatever else is worth saying; JSON values.
+
+        Raises:
+            TypeError: A number is none, the label is no text, or a detail is no JSON value.
+        """
+        update = Progress(_number("done", done), _number("total", total), _text(label), _json_object(details))
+        try:
+            await self._services.publish_progress(self.message, update)
+        except BrokerError as error:
+            self.log.warning("progress was not published", error=str(error), done=done, total=total)
+
+
+_LARGEST = sys.float_info.max
+
+
+def _number(name: str, value: Any) -> Any:
+    if value is None and name == "total":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
+        raise TypeError(f"progress({name}=...) takes a finite number, not {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return "one so large" if isinstance(value, int) and abs(value) > _LARGEST else repr(value)
+
+
+def _text(label: Any) -> str | None:
+    if label is not None and not isinstance(label, str):
+        raise TypeError(f"progress(label=...) takes a string, not {label!r}")
+    return label
+
+
+def _json_object(details: dict[str, Any]) -> dict[str, Any]:
+    if details:
+        try:
+            json.dumps(details, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(f"progress(...) takes JSON values as details: {error}") from error
+    return details
+
+
+_current: ContextVar[TaskContext] = ContextVar("asyncq_context")
+
+
+class running:  # noqa: N801 - a context manager, used as a function
+    """Make a context the current one within a `with` block.
+
+    Code that a thread runs sees it when the thread was given a copy of the context variables.
+    """
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: TaskContext) -> None:
+        self._context = context
+        self._token: Token[TaskContext] | None = None
+
+    def __enter__(self) -> TaskContext:
+        self._token = _current.set(self._context)
+        return self._context
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+
+
+def current_context() -> TaskContext:
+    """Return the context of the task that is running, for code that was not given it.
+
+    Raises:
+        NoContext: No task is running here.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise NoContext(
+            "No task is running here. current_context() works in a task, and in what it calls or starts; "
+            "a thread that you start yourself needs contextvars.copy_context().run(...)."
+        ) from None

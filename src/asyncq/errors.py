@@ -1,0 +1,294 @@
+"""Every error that asyncq raises to its users, in one tree.
+
+    AsyncQError
+    ├── ConfigurationError             a declaration, a setting or a command line is wrong
+    │   ├── TaskDefinitionError        the function cannot be a task; says which parameter and why
+    │   ├── DuplicateTask              two tasks of one name
+    │   ├── UnknownTask                a name that no task of this app has
+    │   ├── InvalidOption              an option's value cannot be used
+    │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
+    │   └── AppNotFound                MODULE:APP does not lead to an app
+    ├── UsageError                     a call in the wrong place
+    │   ├── NotOpen                    the app was not entered
+    │   ├── WrongLoop                  the app is open in another event loop
+    │   ├── BlockingCall               a blocking call on the event loop's own thread
+    │   └── NoContext                  current_context() outside a task
+    ├── BrokerError                    the broker said no, or nothing
+    │   ├── BrokerUnavailable          cannot be reached; trying again may help
+    │   ├── BrokerRefused              it is there and will not have us; trying again does not help
+    │   │   ├── AuthenticationFailed   user or password
+    │   │   ├── VirtualHostNotFound
+    │   │   └── AccessRefused          a permission is missing
+    │   ├── TopologyMismatch           a queue or exchange exists with other arguments
+    │   ├── PublishError               a message was not, or may not have been, taken
+    │   │   ├── Unroutable             no queue for it
+    │   │   ├── Refused                the broker's nack, or a broken rule of the broker
+    │   │   ├── MessageTooLarge
+    │   │   ├── NotSent                it never left this process
+    │   │   ├── PublishUncertain       it left, and no answer came
+    │   │   └── PartlySent             of many messages, some were not taken
+    │   ├── LeaseLost                  the delivery is no longer ours
+    │   ├── QueueGone                  the queue of a subscription was deleted
+    │   └── ReplyLost                  the reply queue is gone, and with it what was in it
+    ├── MalformedMessage               a message that is no task message
+    └── ResultError                    what a handle's `result()` can raise
+        ├── ResultTimeout              no reply in time; the task may still be running
+        ├── NoReply                    the task was sent with reply=False
+        ├── TaskFailed                 the task failed, with the remote type, message and traceback
+        │   └── TaskRejected           it was not run: the message was bad, or the task said Reject
+        ├── TaskCancelled
+        ├── ResultNotSerialisable      the task's return value does not fit its declared type or JSON
+        ├── ResultTooLarge
+        └── InvalidResult              the reply does not fit the declared return type
+
+`DeliveredTooOften` is recorded as the error of a message that no worker has brought to an end.
+`TimeLimitExceeded` is recorded as a task's error. It is a `TimeoutError`, so a policy for `TimeoutError`
+retries it only where it says so by this name (see `retry.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "AccessRefused",
+    "AppNotFound",
+    "AsyncQError",
+    "AuthenticationFailed",
+    "BlockingCall",
+    "BrokerError",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "ConfigurationError",
+    "DeliveredTooOften",
+    "DuplicateTask",
+    "InvalidOption",
+    "InvalidQueueName",
+    "InvalidResult",
+    "LeaseLost",
+    "MalformedMessage",
+    "MessageTooLarge",
+    "NoContext",
+    "NoReply",
+    "NotOpen",
+    "NotSent",
+    "PartlySent",
+    "PublishError",
+    "PublishUncertain",
+    "QueueGone",
+    "Refused",
+    "ReplyLost",
+    "ResultError",
+    "ResultNotSerialisable",
+    "ResultTimeout",
+    "ResultTooLarge",
+    "TaskCancelled",
+    "TaskDefinitionError",
+    "TaskFailed",
+    "TaskRejected",
+    "TimeLimitExceeded",
+    "TopologyMismatch",
+    "UnknownTask",
+    "Unroutable",
+    "UsageError",
+    "VirtualHostNotFound",
+    "WrongLoop",
+]
+
+
+class AsyncQError(Exception):
+    """The base of every error that asyncq raises."""
+
+
+class ConfigurationError(AsyncQError):
+    """A declaration, a setting or a command line is wrong."""
+
+
+class TaskDefinitionError(ConfigurationError):
+    """A function cannot be a task. The message names the parameter and the remedy."""
+
+
+class DuplicateTask(ConfigurationError):
+    """Two different functions were declared under one task name."""
+
+
+class UnknownTask(ConfigurationError):
+    """The app has no task of this name."""
+
+
+class InvalidOption(ConfigurationError):
+    """The value of an option cannot be used."""
+
+
+class InvalidQueueName(ConfigurationError):
+    """RabbitMQ or the delay ladder could not carry a queue of this name."""
+
+
+class AppNotFound(ConfigurationError):
+    """MODULE:APP does not lead to an `AsyncQ`."""
+
+
+class UsageError(AsyncQError):
+    """A call was made in a place where it cannot work."""
+
+
+class NotOpen(UsageError):
+    """The app was not entered with `async with app:`."""
+
+
+class WrongLoop(UsageError):
+    """The app is open in another event loop."""
+
+
+class BlockingCall(UsageError):
+    """A blocking call was made on the event loop's own thread, where it would wait for itself."""
+
+
+class NoContext(UsageError):
+    """`current_context()` was called outside a running task."""
+
+
+class BrokerError(AsyncQError):
+    """The broker said no, or nothing."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot be reached. Trying again may help."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker is there and will not have us. Trying again does not help."""
+
+
+class AuthenticationFailed(BrokerRefused):
+    """The broker does not accept the user name or the password."""
+
+
+class VirtualHostNotFound(BrokerRefused):
+    """The broker has no virtual host of this name."""
+
+
+class AccessRefused(BrokerRefused):
+    """The user lacks a permission."""
+
+
+class TopologyMismatch(BrokerError):
+    """A queue or exchange exists with other arguments. The message names the difference and the remedy."""
+
+
+class PublishError(BrokerError):
+    """A message was not taken by the broker, or it is unknown whether it was."""
+
+
+class Unroutable(PublishError):
+    """There is no queue for the message. It was not kept."""
+
+
+class Refused(PublishError):
+    """The broker did not take the message."""
+
+
+class MessageTooLarge(PublishError):
+    """The message is larger than the broker, or the settings, allow. It was not sent."""
+
+
+class NotSent(PublishError):
+    """The message never left this process. It is safe to send it again."""
+
+
+class PublishUncertain(PublishError):
+    """The message left and no answer came: it may or may not be in the queue.
+
+    Sending it again with the same `task_id` makes at worst a second delivery of one task.
+    """
+
+
+class PartlySent(PublishError):
+    """Of many messages, some were not taken, or may not have been.
+
+    Attributes:
+        outcomes: For each signature, in order: its handle, or the error that it ended with.
+    """
+
+    def __init__(self, message: str, outcomes: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.outcomes = list(outcomes)
+
+
+class LeaseLost(BrokerError):
+    """The delivery is no longer ours: the broker has given, or will give, it to somebody else."""
+
+
+class QueueGone(BrokerError):
+    """The queue of a subscription was deleted."""
+
+
+class ReplyLost(BrokerError):
+    """The reply queue is gone, and with it the replies that were in it. The task itself is not affected."""
+
+
+class MalformedMessage(AsyncQError):
+    """A message is not a task message. Its sender has to change it."""
+
+
+class ResultError(AsyncQError):
+    """The base of what `ResultHandle.result()` can raise."""
+
+
+class ResultTimeout(ResultError, TimeoutError):
+    """No reply came in time. The task may still be waiting or running."""
+
+
+class NoReply(ResultError):
+    """The task was sent with `reply=False`, so no reply will come."""
+
+
+class TaskFailed(ResultError):
+    """The task has finally failed.
+
+    Attributes:
+        task_id: The task's id.
+        type: The remote exception's type, for example `builtins.ValueError`.
+        message: The remote exception's message.
+        traceback: The remote traceback as text; empty where there is none.
+    """
+
+    def __init__(self, task_id: str, type: str, message: str, traceback: str = "") -> None:  # noqa: A002 - the wire's own word
+        super().__init__(task_id, type, message, traceback)
+        self.task_id = task_id
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        text = f"task {self.task_id} failed: {self.type}: {self.message}"
+        return f"{text}\n\nRemote traceback:\n{self.traceback}" if self.traceback else text
+
+
+class TaskRejected(TaskFailed):
+    """The task was not run, or it rejected its message: bad arguments, a bad body, an unknown name."""
+
+
+class TaskCancelled(ResultError):
+    """The task was cancelled."""
+
+
+class ResultNotSerialisable(ResultError):
+    """The task's return value does not fit its declared type, or cannot be written as JSON."""
+
+
+class ResultTooLarge(ResultError):
+    """The task's return value is larger than a message may be."""
+
+
+class InvalidResult(ResultError):
+    """A reply arrived that does not fit the declared return type."""
+
+
+class DeliveredTooOften(AsyncQError):
+    """The broker has delivered a message again and again, and no worker has brought it to an end: it may kill them."""
+
+
+class TimeLimitExceeded(AsyncQError, TimeoutError):
+    """The task ran longer than its time limit."""

@@ -1,0 +1,89 @@
+"""Our loggers: structlog where the program has configured it, the standard library's logging where it has not.
+
+An unconfigured structlog prints every line to standard output. A library must not do that to a program which never
+asked for it; the standard library's loggers show warnings and errors only, until somebody says otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["get_logger"]
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """Return a logger that decides with each call where the line goes.
+
+    Args:
+        name: `asyncq.worker`, for example: the name of the standard library's logger.
+    """
+    logger: Any = _Logger(name, {})
+    result: FilteringBoundLogger = logger
+    return result
+
+
+class _Logger:
+    """The methods of structlog's bound logger that asyncq, and tasks through `ctx.log`, call."""
+
+    __slots__ = ("_name", "_values")
+
+    def __init__(self, name: str, values: dict[str, Any]) -> None:
+        self._name = name
+        self._values = values
+
+    def bind(self, **values: Any) -> _Logger:
+        return _Logger(self._name, {**self._values, **values})
+
+    def new(self, **values: Any) -> _Logger:
+        return _Logger(self._name, values)
+
+    def unbind(self, *names: str) -> _Logger:
+        return _Logger(self._name, {name: value for name, value in self._values.items() if name not in names})
+
+    def is_enabled_for(self, level: int) -> bool:
+        if (configured := _structlog_logger(self._name, {})) is not None:
+            enabled: bool = configured.is_enabled_for(level)
+            return enabled
+        return logging.getLogger(self._name).isEnabledFor(level)
+
+    def __getattr__(self, method: str) -> Any:
+        if (configured := _structlog_logger(self._name, self._values)) is not None:
+            return getattr(configured, method)
+        if method not in _LEVELS:
+            raise AttributeError(method)
+        level = _LEVELS[method]
+
+        def write(event: str, *args: Any, **values: Any) -> None:
+            logger = logging.getLogger(self._name)
+            if logger.isEnabledFor(level):
+                trace = values.pop("exc_info", method == "exception")
+                pairs = "".join(f" {key}={value!r}" for key, value in {**self._values, **values}.items())
+                logger.log(level, "%s%s", event % args if args else event, pairs, exc_info=trace)
+
+        return write
+
+
+def _structlog_logger(name: str, values: dict[str, Any]) -> Any:
+    """Return structlog's logger, if this program has configured it.
+
+    A program that has not imported it cannot have configured it; and its import takes longer than all of asyncq's.
+    """
+    structlog = sys.modules.get("structlog")
+    if structlog is None or not structlog.is_configured():
+        return None
+    return structlog.get_logger(name, **values)
+
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}

@@ -1,0 +1,211 @@
+"""The wire contract, version 1: what a message is, and how copies of it are made.
+
+A producer in any language can send a task: a JSON object as body, the task's name as `type`. Everything else
+has a default. Pure values; no broker.
+
+Invariant: every copy of a received message (retry, dead letter, hand-back) is built by `copy_of`, from a
+whitelist, because a copy with the original's properties can be poison: a foreign `user_id` closes the channel,
+a kept `expiration` makes the copy vanish, `CC` multiplies it, and too large a header closes the connection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncq.errors import MalformedMessage
+
+__all__ = [
+    "ATTEMPT",
+    "CONTENT_TYPE_JSON",
+    "DUE_AT",
+    "MAX_HEADERS_BYTES",
+    "PARENT_ID",
+    "RESERVED_HEADER_PREFIX",
+    "ROOT_ID",
+    "UNKNOWN_SINCE",
+    "HeaderValue",
+    "Headers",
+    "Message",
+    "ReplyType",
+    "attempt_of",
+    "copy_of",
+    "cut_text",
+    "headers_size",
+    "new_id",
+    "unknown_since_ms_of",
+]
+
+CONTENT_TYPE_JSON = "application/json"
+
+RESERVED_HEADER_PREFIX = "asyncq-"
+ATTEMPT = "asyncq-attempt"
+UNKNOWN_SINCE = "asyncq-unknown-since"
+DUE_AT = "asyncq-due-at"
+ROOT_ID = "asyncq-root-id"
+PARENT_ID = "asyncq-parent-id"
+MAX_HEADERS_BYTES = 64 * 1024
+"""All headers together. A header frame cannot be split, and RabbitMQ's default frame_max is 128 KiB."""
+
+HeaderValue = Any
+"""A string, an integer, or whatever a foreign client has put there."""
+Headers = Mapping[str, HeaderValue]
+
+_NEVER_COPIED = ("x-", "CC", "BCC")
+
+
+class ReplyType:
+    """The values of `type` in a reply."""
+
+    PROGRESS = "progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message as the wire carries it.
+
+    Attributes:
+        type: The task's name, or the kind of a reply.
+        body: JSON.
+        task_id: `correlation_id`: the same for every attempt of one task.
+        message_id: Unique for each publish; None only in a received foreign message.
+        reply_to: The producer's reply queue, where a result is wanted.
+        content_type: As AMQP means it; None where a foreign producer has set none.
+        content_encoding: As AMQP means it; asyncq itself sets none.
+        headers: `asyncq-*`, `traceparent`, and the user's own.
+        timestamp_ms: When it was published, in milliseconds since the epoch.
+        app_id: The producing app.
+        priority: As AMQP means it.
+    """
+
+    type: str
+    body: bytes
+    task_id: str
+    message_id: str | None
+    reply_to: str | None = None
+    content_type: str | None = CONTENT_TYPE_JSON
+    content_encoding: str | None = None
+    headers: Headers = field(default_factory=dict)
+    timestamp_ms: int | None = None
+    app_id: str | None = None
+    priority: int | None = None
+
+
+def new_id() -> str:
+    """Return a new UUID of version 7: unique, and sorted by the time of its making (RFC 9562, section 5.7)."""
+    random_bits = int.from_bytes(os.urandom(10), "big")
+    value = (time.time_ns() // 1_000_000) << 80
+    value |= 0x7 << 76 | (random_bits >> 68 & 0xFFF) << 64
+    value |= 0x2 << 62 | random_bits & 0x3FFF_FFFF_FFFF_FFFF
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def attempt_of(message: Message) -> int:
+    """Return the number of the attempt that this message asks for; 1 where it says nothing.
+
+    Raises:
+        MalformedMessage: The header is not a positive integer.
+    """
+    value = _integer_header(message, ATTEMPT)
+    return 1 if value is None else value
+
+
+def unknown_since_ms_of(message: Message) -> int | None:
+    """Return when a worker first met this message without knowing its task, or None.
+
+    Raises:
+        MalformedMessage: The header is not a positive integer.
+    """
+    return _integer_header(message, UNKNOWN_SINCE)
+
+
+def _integer_header(message: Message, name: str) -> int | None:
+    value = message.headers.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MalformedMessage(
+            f"Header {name} of task {message.task_id} must be a positive integer, not {value!r}. "
+            "Leave it out: asyncq sets it itself."
+        )
+    return value
+
+
+def copy_of(message: Message, *, headers: Headers, drop: tuple[str, ...] = ()) -> Message:
+    """Return the copy of a received message that is safe to publish.
+
+    Args:
+        message: The received message.
+        headers: Headers that the copy gets in addition; they win over the original's.
+        drop: Names of headers that the copy does not take over.
+
+    Returns:
+        A message with a new `message_id`, the same task id and body, and headers that fit one frame: foreign
+        headers go first where they do not, the largest one first.
+    """
+    kept = {
+        name: value
+        for name, value in message.headers.items()
+        if not name.startswith(_NEVER_COPIED) and name not in drop
+    }
+    kept.update(headers)
+    _shrink(kept, headers)
+    return Message(
+        type=message.type,
+        body=message.body,
+        task_id=message.task_id,
+        message_id=new_id(),
+        reply_to=message.reply_to,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        headers=kept,
+        timestamp_ms=message.timestamp_ms,
+        app_id=message.app_id,
+        priority=message.priority,
+    )
+
+
+def _shrink(headers: dict[str, HeaderValue], keep: Headers) -> None:
+    """Drop headers until all of them fit: foreign ones first, the largest first; never those of `keep`."""
+    size = headers_size(headers)
+    if size <= MAX_HEADERS_BYTES:
+        return
+    sizes = {name: headers_size({name: value}) for name, value in headers.items() if name not in keep}
+    own = (RESERVED_HEADER_PREFIX, "trace")
+    for name in sorted(sizes, key=lambda name: (name.startswith(own), -sizes[name])):
+        del headers[name]
+        size -= sizes[name]
+        if size <= MAX_HEADERS_BYTES:
+            return
+
+
+def headers_size(value: HeaderValue) -> int:
+    """Return an upper estimate of the bytes that a header value takes on the wire."""
+    if isinstance(value, Mapping):
+        return sum(len(str(name).encode()) + 6 + headers_size(item) for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return 8 + sum(headers_size(item) for item in value)
+    if isinstance(value, str):
+        return 8 + len(value.encode())
+    if isinstance(value, (bytes, bytearray)):
+        return 8 + len(value)
+    return 16
+
+
+def cut_text(text: str, max_bytes: int) -> str:
+    """Return the text, cut in its middle so that it takes at most `max_bytes` of UTF-8."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return raw.decode()
+    mark = b"\n[... cut ...]\n"
+    half = (max_bytes - len(mark)) // 2
+    # `ignore` drops the bytes of a character that the cut has split.
+    return raw[:half].decode(errors="ignore") + mark.decode() + raw[-half:].decode(errors="ignore")

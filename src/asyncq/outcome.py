@@ -1,0 +1,134 @@
+"""How an attempt can end: a closed set of values. Settlement is one `match` over it.
+
+Execution produces an `Outcome`; it never acknowledges, and settlement never runs user code.
+"""
+
+from __future__ import annotations
+
+import traceback as traceback_module
+from dataclasses import dataclass
+
+from asyncq.message import cut_text
+
+__all__ = [
+    "Cancelled",
+    "Deferred",
+    "Drained",
+    "Failed",
+    "Failure",
+    "LostLease",
+    "Outcome",
+    "Rejected",
+    "RetryLater",
+    "Snoozed",
+    "Succeeded",
+]
+
+_MESSAGE_BYTES = 4 * 1024
+_TRACEBACK_BYTES = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it is recorded: what travels in dead letters and replies.
+
+    Attributes:
+        type: The exception's class, with its module.
+        message: The exception's text.
+        traceback: The traceback as text, cut to 8 KB.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Return the record of an exception."""
+        kind = type(error)
+        try:
+            text = str(error)
+        except BaseException as broken:  # noqa: BLE001 - the user's own __str__ may raise anything
+            text = f"<{kind.__qualname__}.__str__ raised {type(broken).__qualname__}>"
+        lines = traceback_module.format_exception(error)
+        return cls(
+            type=f"{kind.__module__}.{kind.__qualname__}",
+            message=cut_text(text, _MESSAGE_BYTES),
+            traceback=cut_text("".join(lines), _TRACEBACK_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The task returned. `result` is its value as JSON."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """The attempt failed and another follows.
+
+    Attributes:
+        failure: What went wrong this time.
+        delay_s: Seconds until the next attempt.
+        at_most_s: How far the delay may be rounded up, in seconds; None where it is exact.
+    """
+
+    failure: Failure
+    delay_s: float
+    at_most_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The task asked to run again after `delay_s` seconds. No attempt is counted."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The task's name is unknown here, and perhaps not for long: a rolling deploy sends new names to old workers.
+
+    Attributes:
+        since_ms: When a worker first met the message, in milliseconds since the epoch.
+        delay_s: Seconds until it is looked at again.
+    """
+
+    since_ms: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The task has finally failed: `reason` says why no other attempt follows."""
+
+    failure: Failure
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The message was not run, or the task rejected it."""
+
+    failure: Failure
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody asked for the task not to run, or to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The worker stops, and the attempt was interrupted. The same attempt runs again elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostLease:
+    """The broker took the delivery back while it ran. It is, or will be, somebody else's."""
+
+
+Outcome = Succeeded | RetryLater | Snoozed | Deferred | Failed | Rejected | Cancelled | Drained | LostLease

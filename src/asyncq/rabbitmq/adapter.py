@@ -1,0 +1,231 @@
+"""`RabbitMQ`: the seam of `asyncq.broker`, put together from the modules beside this one.
+
+Three connections: publishing, consuming (opened with the first subscription or mailbox), and administration
+(only while something is declared or looked at).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
+
+from aiormq.connection import Connection
+
+from asyncq.broker import (
+    Address,
+    BrokerStatus,
+    DeadLetters,
+    Delay,
+    Exchange,
+    Identity,
+    Publication,
+    Queue,
+    QueueSpec,
+    ReplyTo,
+)
+from asyncq.errors import AccessRefused, AsyncQError, BrokerError, NotSent, PublishError, Unroutable
+from asyncq.loggers import get_logger
+from asyncq.message import Message, copy_of
+from asyncq.rabbitmq.administration import Administration
+from asyncq.rabbitmq.connection import ConnectOptions, connection_name, parse_urls
+from asyncq.rabbitmq.consumer import RabbitSubscription
+from asyncq.rabbitmq.dead_letters import RabbitDeadLetters
+from asyncq.rabbitmq.delay import Ladder
+from asyncq.rabbitmq.link import Link
+from asyncq.rabbitmq.properties import properties_from
+from asyncq.rabbitmq.publisher import Publisher, Target
+from asyncq.rabbitmq.replies import RabbitMailbox
+from asyncq.rabbitmq.topology import Names, apply, base_plan, queue_plan
+from asyncq.settings import Settings
+
+__all__ = ["RabbitMQ"]
+
+log = get_logger("asyncq.rabbitmq")
+
+
+class RabbitMQ:
+    """A RabbitMQ node or cluster; see `asyncq.broker.Broker`.
+
+    Args:
+        settings: Where it is and how to talk to it.
+
+    Raises:
+        ConfigurationError: The broker's URL cannot be read.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._options = ConnectOptions(
+            parse_urls(settings.broker_url), settings.heartbeat_s, settings.connect_timeout_s
+        )
+        self._names = Names(settings.namespace)
+        self._specs: dict[str, QueueSpec] = {}
+        self._identity = Identity("", "")
+        self._is_open = False
+
+    # --- life
+
+    async def open(self, identity: Identity) -> None:
+        """See `asyncq.broker.Broker.open`."""
+        self._identity = identity
+        self._administration = Administration(connection_name(identity, "admin"), self._options)
+        self._publishing = Link(connection_name(identity, "publish"), self._options, self._reopened)
+        self._consuming = Link(connection_name(identity, "consume"), self._options)
+        self._consuming_opened = False
+        self._consuming_lock = asyncio.Lock()
+        self._publisher = Publisher(self._publishing, self._settings.max_message_bytes, self._declare_all)
+        self._ladder = Ladder(self._names, self._administration.channel)
+        await self._publishing.open()
+        try:
+            await self._declare_all()
+        except AccessRefused as error:
+            log.warning("exchanges cannot be declared by this user, so they must exist", cause=str(error))
+        except BaseException:
+            await self.close()
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """See `asyncq.broker.Broker.close`."""
+        self._is_open = False
+        await asyncio.gather(self._publishing.close(), self._consuming.close(), self._administration.close())
+
+    def status(self) -> BrokerStatus:
+        """See `asyncq.broker.Broker.status`. The worse one of the connections counts."""
+        if not self._is_open:
+            return BrokerStatus("closed")
+        publishing = self._publishing.status()
+        consuming = self._consuming.status()
+        if not self._consuming_opened or publishing.state != "ready":
+            return publishing
+        return consuming
+
+    # --- declaring
+
+    async def ensure(self, queues: Collection[QueueSpec]) -> None:
+        """See `asyncq.broker.Broker.ensure`."""
+        plans = [queue_plan(self._names, spec) for spec in queues]
+        await apply(self._administration.channel, tuple(part for plan in plans for part in plan))
+        self._specs.update({spec.name: spec for spec in queues})
+
+    async def _declare_all(self) -> None:
+        plan = base_plan(self._names)
+        for spec in self._specs.values():
+            plan = (*plan, *queue_plan(self._names, spec))
+        await apply(self._administration.channel, plan)
+
+    async def _reopened(self, _: Connection) -> None:
+        """Declare everything again: the broker may have come back empty, or be another one."""
+        if self._is_open:
+            self._ladder.forget()
+            await self._declare_all()
+
+    # --- publishing
+
+    async def publish(self, message: Message, to: Address, *, delay: Delay | None = None, timeout_s: float) -> None:
+        """See `asyncq.broker.Broker.publish`."""
+        if delay is not None and delay.seconds > 0:
+            await self._publish_delayed(message, to, delay, timeout_s)
+        else:
+            await self._publisher.publish(message.body, properties_from(message), _target(to), timeout_s=timeout_s)
+
+    async def publish_many(self, items: Sequence[Publication], *, timeout_s: float) -> list[PublishError | None]:
+        """See `asyncq.broker.Broker.publish_many`."""
+
+        async def one(item: Publication) -> PublishError | None:
+            try:
+                await self.publish(item.message, item.to, delay=item.delay, timeout_s=timeout_s)
+            except PublishError as error:
+                return error
+            except AsyncQError as error:  # of this one alone: the others are under way
+                refused = NotSent(f"A message for {_target(item.to).words} was not sent: {error}")
+                refused.__cause__ = error
+                return refused
+            return None
+
+        return list(await asyncio.gather(*map(one, items)))
+
+    async def _publish_delayed(self, message: Message, to: Address, delay: Delay, timeout_s: float) -> None:
+        queue = _queue_of(to)
+        properties = properties_from(message)
+        properties.priority = None  # inside the ladder a priority would overtake, and so delay, others
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        for last_try in (False, True):
+            generation = self._ladder.generation
+            try:
+                async with asyncio.timeout_at(deadline):
+                    key = await self._ladder.prepare(queue, delay)
+            except TimeoutError:
+                raise NotSent(f"No delayed message was sent to queue {queue!r} within {timeout_s:g} s.") from None
+            except PublishError:
+                raise
+            except BrokerError as error:
+                raise NotSent(f"No delayed message was sent to queue {queue!r}: {error}") from error
+            target = Target(self._names.delay_enter, key, f"delay queue on the way to queue {queue!r}")
+            left_s = max(0.001, deadline - asyncio.get_running_loop().time())
+            try:
+                await self._publisher.publish(message.body, properties, target, timeout_s=left_s)
+            except Unroutable:
+                if last_try:
+                    raise
+                self._ladder.forget(generation)  # a part of the ladder was deleted: it came back, so once more
+            else:
+                return
+
+    async def _hand_back(self, queue: str, message: Message) -> None:
+        await self.publish(copy_of(message, headers={}), Queue(queue), timeout_s=self._settings.publish_timeout_s)
+
+    # --- consuming
+
+    @contextlib.asynccontextmanager
+    async def consume(self, queue: str, *, slots: int) -> AsyncIterator[RabbitSubscription]:
+        """See `asyncq.broker.Broker.consume`."""
+        await self._open_consuming()
+        tags = [f"{self._identity.app}.{queue}.{number}" for number in range(1, slots + 1)]
+        subscription = RabbitSubscription(self._consuming, queue, tags, lambda message: self._hand_back(queue, message))
+        try:
+            await subscription.open()
+            yield subscription
+        finally:
+            await subscription.close()
+
+    @contextlib.asynccontextmanager
+    async def mailbox(self) -> AsyncIterator[RabbitMailbox]:
+        """See `asyncq.broker.Broker.mailbox`."""
+        await self._open_consuming()
+        mailbox = RabbitMailbox(
+            self._consuming,
+            lambda: self._names.reply_queue(self._identity.app),
+            self._settings.reply_queue_ttl_s,
+        )
+        try:
+            await mailbox.open()
+            yield mailbox
+        finally:
+            await mailbox.close()
+
+    async def _open_consuming(self) -> None:
+        async with self._consuming_lock:
+            if not self._consuming_opened:
+                await self._consuming.open()
+                self._consuming_opened = True
+
+    def dead_letters(self, queue: str) -> DeadLetters:
+        """See `asyncq.broker.Broker.dead_letters`."""
+        return RabbitDeadLetters(self._names, queue, self.publish, self._administration.channel)
+
+
+def _queue_of(to: Address) -> str:
+    """Return the queue that a delayed message ends in."""
+    return to.key if isinstance(to, Exchange) else to.name
+
+
+def _target(to: Address) -> Target:
+    match to:
+        case Exchange(name, key):
+            return Target(name, key, f"queue {key!r}")
+        case Queue(name):
+            return Target("", name, f"queue {name!r}")
+        case ReplyTo(name):
+            return Target("", name, f"reply queue {name!r}")

@@ -1,0 +1,388 @@
+"""Consuming: one subscription is n consumers with prefetch 1 on one channel.
+
+    consuming ──channel or connection lost──▶ consuming again, as soon as the link is ready
+        │ consumer cancelled by the broker ──▶ that consumer consumes again
+        │ the queue does not exist (404) ────▶ QueueGone: whoever iterates decides
+        ▼ stop()
+    stopped: nothing new; what was not started is handed back; the channel stays for the acks of the rest
+
+A lease is the right to settle one delivery. It ends with its channel, and with the broker's cancel notification
+for its consumer: after a queue's deletion, and from RabbitMQ 4.3 on after the consumer timeout, the channel stays
+open, and a late ack raises nothing and does nothing.
+Source: https://www.rabbitmq.com/docs/consumer-cancel, https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
+
+Invariant: the AMQP client's callbacks only put a delivery into a queue. The client cancels its callbacks with the
+connection, so nothing of the user's may run in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiormq.exceptions as amqp
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+from pamqp import commands
+
+from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotOpen, QueueGone
+from asyncq.loggers import get_logger
+from asyncq.message import Message
+from asyncq.rabbitmq.connection import open_channel
+from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
+from asyncq.rabbitmq.link import Link
+from asyncq.rabbitmq.properties import message_from
+from asyncq.rabbitmq.undisturbed import undisturbed
+
+__all__ = ["RabbitDelivery", "RabbitSubscription"]
+
+log = get_logger("asyncq.rabbitmq")
+
+_RETRY_PAUSE_S = 0.5
+_CLOSE_TIMEOUT_S = 3.0
+
+
+class _Slot:
+    """One consumer. Its lease is a future that is done when the lease is gone."""
+
+    __slots__ = ("changing", "channel", "gone", "number", "tag")
+
+    def __init__(self, number: int, tag: str, channel: Channel, gone: asyncio.Future[None]) -> None:
+        self.number = number
+        self.tag = tag
+        self.channel = channel
+        self.gone = gone
+        self.changing = asyncio.Lock()
+
+
+class RabbitDelivery:
+    """One delivery; see `asyncq.broker.Delivery`."""
+
+    __slots__ = ("_delivery_tag", "_slot", "_subscription", "deliveries", "message", "queue")
+
+    def __init__(
+        self, subscription: RabbitSubscription, slot: _Slot, delivered: DeliveredMessage, delivery_tag: int
+    ) -> None:
+        properties = delivered.header.properties
+        self._subscription = subscription
+        self._slot = slot
+        self._delivery_tag = delivery_tag
+        self.message = message_from(properties, delivered.body)
+        self.queue = subscription.queue
+        self.deliveries = _deliveries(properties)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease is gone."""
+        return self._slot.gone.done()
+
+    async def ack(self, *, hold: bool = False) -> None:
+        """See `asyncq.broker.Delivery.ack`."""
+        if hold:
+            # The ack alone would bring the next message into a slot that a thread still occupies.
+            await self._subscription.hold(self._slot.number)
+        self._check_lease()
+        try:
+            await self._slot.channel.basic_ack(self._delivery_tag, wait=False)
+        except _CHANNEL_ERRORS as error:
+            raise _lease_lost(self.message) from error
+
+    async def free(self) -> None:
+        """See `asyncq.broker.Delivery.free`."""
+        await self._subscription.free(self._slot.number)
+
+    async def release(self) -> None:
+        """See `asyncq.broker.Delivery.release`.
+
+        A requeue counts as a delivery before RabbitMQ 4.3, and clusters can be mixed: so it is published again,
+        and acked.
+        """
+        self._check_lease()
+        await self._subscription.hand_back(self.message)
+        await self.ack()
+
+    async def reject(self) -> None:
+        """See `asyncq.broker.Delivery.reject`."""
+        self._check_lease()
+        try:
+            await self._slot.channel.basic_reject(self._delivery_tag, requeue=False, wait=False)
+        except _CHANNEL_ERRORS as error:
+            raise _lease_lost(self.message) from error
+
+    async def lost(self) -> None:
+        """See `asyncq.broker.Delivery.lost`."""
+        await asyncio.shield(self._slot.gone)
+
+    def _check_lease(self) -> None:
+        if self._slot.gone.done():
+            raise _lease_lost(self.message)
+
+
+def _lease_lost(message: Message) -> LeaseLost:
+    return LeaseLost(
+        f"The delivery of task {message.task_id} is no longer this worker's: the connection, the queue or the consumer "
+        "timeout took it. The broker delivers it again."
+    )
+
+
+_CHANNEL_ERRORS = (amqp.ChannelInvalidStateError, amqp.AMQPError, ConnectionError)
+
+
+def _deliveries(properties: commands.Basic.Properties) -> int | None:
+    """Return how often a quorum queue has had this message back. Classic queues do not count."""
+    count = (properties.headers or {}).get("x-delivery-count")
+    return count if isinstance(count, int) else None
+
+
+class RabbitSubscription:
+    """The deliveries of one queue; see `asyncq.broker.Subscription`.
+
+    Args:
+        link: The connection for consuming.
+        queue: The queue's name.
+        tags: The consumer tags, one a slot.
+        hand_back: Publishes a message to the end of its queue again.
+    """
+
+    def __init__(
+        self, link: Link, queue: str, tags: list[str], hand_back: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        self.queue = queue
+        self.hand_back = hand_back
+        self._link = link
+        self._tags = tags
+        self._deliveries: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
+        self._slots: dict[int, _Slot] = {}
+        self._by_tag: dict[str, _Slot] = {}
+        self._recoveries = 0
+        self._channel: Channel | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._recovering: set[asyncio.Task[None]] = set()
+        self._held: set[int] = set()
+        self._paused = False
+        self._stopped = False
+        self._end: AsyncQError | None = None
+
+    # --- iteration
+
+    def __aiter__(self) -> AsyncIterator[RabbitDelivery]:
+        return self
+
+    async def __anext__(self) -> RabbitDelivery:
+        while True:
+            delivery = await self._deliveries.get()
+            if delivery is None:
+                self._deliveries.put_nowait(None)  # for the other slots that iterate
+                if self._end is not None:
+                    raise self._end
+                raise StopAsyncIteration
+            if not delivery.is_lost:
+                return delivery
+
+    # --- life
+
+    async def open(self) -> None:
+        """Start consuming.
+
+        Raises:
+            QueueGone: There is no such queue.
+            BrokerError: It cannot be consumed.
+        """
+        await self._consume()
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"asyncq subscription of {self.queue}")
+
+    async def close(self) -> None:
+        """Close the channel: what is unsettled goes back to the queue."""
+        self._stopped = True
+        tasks = [task for task in (self._supervisor, *self._recovering) if task is not None]
+        self._supervisor = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._finish(None)
+        await self._close_channel()
+
+    async def pause(self) -> None:
+        """See `asyncq.broker.Subscription.pause`."""
+        self._paused = True
+        await self._adjust_all()
+
+    async def resume(self) -> None:
+        """See `asyncq.broker.Subscription.resume`."""
+        self._paused = False
+        with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
+            await self._adjust_all()
+
+    async def stop(self) -> None:
+        """See `asyncq.broker.Subscription.stop`."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._adjust_all()
+        unstarted = []
+        while not self._deliveries.empty():
+            if (delivery := self._deliveries.get_nowait()) is not None and not delivery.is_lost:
+                unstarted.append(delivery)
+        for result in await asyncio.gather(*(item.release() for item in unstarted), return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.warning("a delivery could not be handed back, the broker does it", cause=str(result))
+        self._finish(None)
+
+    async def hold(self, number: int) -> None:
+        """Bring nothing new into this slot, whatever becomes of its channel."""
+        self._held.add(number)
+        await self._adjust(self._slots[number])
+
+    async def free(self, number: int) -> None:
+        """Open a held slot again."""
+        self._held.discard(number)
+        with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
+            await self._adjust(self._slots[number])
+
+    def _finish(self, error: AsyncQError | None) -> None:
+        self._end = self._end or error
+        self._deliveries.put_nowait(None)
+
+    # --- the channel
+
+    async def _supervise(self) -> None:
+        """Consume again after every loss of the channel, until `close()` cancels this."""
+        while self._channel is not None:
+            await asyncio.wait({self._channel.closing})
+            if self._stopped:
+                return
+            log.warning("deliveries interrupted, consuming again", queue=self.queue)
+            while not await self._consume_again():
+                await self._close_channel()  # what it has taken would never be settled
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def _consume_again(self) -> bool:
+        """Try once; return whether there is nothing left to try."""
+        try:
+            await self._consume()
+        except (QueueGone, NotOpen) as error:
+            self._channel = None
+            self._finish(error)
+        except BrokerError as error:
+            if self._link.status().state != "fatal":
+                log.warning("cannot consume, trying again", queue=self.queue, cause=str(error))
+                return False
+            self._channel = None
+            self._finish(error)
+        return True
+
+    async def _consume(self) -> None:
+        connection = await self._link.ready()
+        try:
+            channel = self._channel = await open_channel(connection, confirms=False)
+            await channel.basic_qos(prefetch_count=1)  # for each consumer that follows, not for the channel
+        except asyncio.CancelledError as error:
+            reraise_if_cancelled()
+            raise operation_error(ConnectionError(*error.args), "opening a channel") from error
+        except Exception as error:
+            raise operation_error(error, "opening a channel") from error
+        new_lease = asyncio.get_running_loop().create_future
+        self._slots = {n: _Slot(n, tag, channel, new_lease()) for n, tag in enumerate(self._tags)}
+        self._by_tag = {slot.tag: slot for slot in self._slots.values()}
+        channel.on_consumer_cancel_callbacks.add(self._on_cancel)
+        slots = tuple(self._slots.values())
+        channel.closing.add_done_callback(lambda closing: _end_leases(closing, slots))
+        for slot in slots:
+            await self._adjust(slot)
+
+    async def _close_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await undisturbed(channel.close())
+            reraise_if_cancelled()
+
+    # --- consumers
+
+    async def _adjust_all(self) -> None:
+        await asyncio.gather(*(self._adjust(slot) for slot in list(self._slots.values())))
+
+    async def _adjust(self, slot: _Slot) -> None:
+        """Make the slot consume, or not, as is wanted by now. A caller that is cancelled leaves at once."""
+        if not slot.gone.done():
+            await undisturbed(self._reconcile(slot))
+
+    async def _reconcile(self, slot: _Slot) -> None:
+        async with slot.changing:
+            wanted = not (self._stopped or self._paused or slot.number in self._held)
+            consuming = slot.tag in slot.channel.consumers
+            if slot.gone.done() or wanted == consuming:
+                return
+            if wanted:
+                await self._start(slot)
+            else:
+                await self._cancel(slot)
+
+    async def _start(self, slot: _Slot) -> None:
+        try:
+            await slot.channel.basic_consume(self.queue, self._on_message, consumer_tag=slot.tag)
+        except amqp.ChannelNotFoundEntity as error:
+            raise QueueGone(
+                f"The queue {self.queue!r} does not exist (any more). Start a worker that declares it."
+            ) from error
+        except asyncio.CancelledError as error:
+            reraise_if_cancelled()
+            raise operation_error(ConnectionError(*error.args), f"consuming from {self.queue!r}") from error
+        except Exception as error:
+            raise operation_error(error, f"consuming from {self.queue!r}") from error
+
+    async def _cancel(self, slot: _Slot) -> None:
+        try:
+            await slot.channel.basic_cancel(slot.tag)
+        except asyncio.CancelledError:
+            reraise_if_cancelled()
+        except Exception as error:  # noqa: BLE001 - a lost channel has cancelled it already
+            log.debug("consumer could not be cancelled", tag=slot.tag, cause=str(error))
+
+    # --- callbacks of the AMQP client: hand over, nothing else
+
+    async def _on_message(self, delivered: DeliveredMessage) -> None:
+        frame = delivered.delivery
+        assert isinstance(frame, commands.Basic.Deliver)  # noqa: S101 - a consumer gets nothing else
+        slot = self._by_tag.get(frame.consumer_tag or "")
+        if slot is None or slot.channel is not delivered.channel or frame.delivery_tag is None:
+            return  # of an earlier channel: the broker has taken it back already
+        self._deliveries.put_nowait(RabbitDelivery(self, slot, delivered, frame.delivery_tag))
+
+    def _on_cancel(self, frame: commands.Basic.Cancel) -> None:
+        slot = self._by_tag.pop(frame.consumer_tag or "", None)
+        if slot is None or slot.gone.done():
+            return
+        slot.gone.set_result(None)
+        log.warning("the broker cancelled a consumer", queue=self.queue, tag=slot.tag)
+        if not self._stopped:
+            task = asyncio.get_running_loop().create_task(self._recover(slot))
+            self._recovering.add(task)
+            task.add_done_callback(self._recovering.discard)
+
+    async def _recover(self, slot: _Slot) -> None:
+        """Consume again after the broker's cancel: on the same channel, with a new lease.
+
+        The tag is a new one: RabbitMQ 4.3 keeps the old one for a while, and its reuse would close the connection.
+        """
+        self._recoveries += 1
+        tag = f"{self._tags[slot.number]}.{self._recoveries}"
+        fresh = _Slot(slot.number, tag, slot.channel, asyncio.get_running_loop().create_future())
+        self._slots[slot.number] = self._by_tag[tag] = fresh
+        slot.channel.closing.add_done_callback(lambda closing: _end_leases(closing, (fresh,)))
+        try:
+            await self._adjust(fresh)
+        except QueueGone as error:
+            self._finish(error)
+        except BrokerError as error:
+            log.debug("consumer not restarted, the channel's supervisor does it", cause=str(error))
+
+
+def _end_leases(closing: asyncio.Future[object], slots: tuple[_Slot, ...]) -> None:
+    if not closing.cancelled():
+        closing.exception()  # seen
+    for slot in slots:
+        if not slot.gone.done():
+            slot.gone.set_result(None)

@@ -1,0 +1,68 @@
+"""The settings of an app: arguments of `AsyncQ(...)`, then `ASYNCQ_*` from the environment, then defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from asyncq.errors import ConfigurationError
+
+__all__ = ["Settings", "load_settings"]
+
+
+class Settings(BaseSettings):
+    """What an app can be told. Every field is also an environment variable with the prefix `ASYNCQ_`.
+
+    Attributes:
+        broker_url: `amqp://user:password@host:5672/vhost`, or `amqps://`. Several, separated by commas, are
+            tried in turn.
+        namespace: The prefix of asyncq's own exchanges and queues.
+        heartbeat_s: The AMQP heartbeat, in seconds.
+        connect_timeout_s: How long opening waits for the broker, in seconds.
+        publish_timeout_s: How long a publish waits for the broker's confirm, in seconds.
+        call_timeout_s: How long `call` waits for a result unless told otherwise, in seconds.
+        max_message_bytes: Larger messages are refused before they are sent. RabbitMQ 4 allows 16 MiB by default.
+        time_limit_s: How long one attempt may take, in seconds. It must stay below the broker's consumer timeout,
+            30 minutes by default.
+        drain_timeout_s: How long a stopping worker lets running tasks finish, in seconds.
+        unknown_task_patience_s: How long a message whose task nobody knows is kept on delay before it is
+            dead-lettered, in seconds: during a rolling deploy, new names reach old workers.
+        slots: Slots for each queue of a worker that names no number.
+        delivery_limit: After how many returned deliveries the broker itself dead-letters a message.
+        reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ASYNCQ_", frozen=True, extra="forbid")
+
+    broker_url: str = "amqp://guest:guest@localhost:5672/"
+    namespace: str = Field(default="asyncq", pattern=r"^[A-Za-z0-9_-]{1,40}$")
+    heartbeat_s: int = Field(default=10, ge=1, le=600)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    publish_timeout_s: float = Field(default=30.0, gt=0)
+    call_timeout_s: float = Field(default=60.0, gt=0)
+    max_message_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=512 * 1024 * 1024)
+    time_limit_s: float = Field(default=25 * 60.0, gt=0)
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    unknown_task_patience_s: float = Field(default=300.0, ge=0)
+    slots: int = Field(default=10, ge=1, le=2000)
+    delivery_limit: int = Field(default=50, ge=1)
+    reply_queue_ttl_s: float = Field(default=600.0, ge=10)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings from arguments, environment and defaults.
+
+    Raises:
+        ConfigurationError: A value cannot be used; the message names the field and its environment variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc'])} "
+            f"(environment: ASYNCQ_{'_'.join(str(part) for part in item['loc']).upper()}): {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigurationError("Settings that cannot be used:\n" + "\n".join(lines)) from None

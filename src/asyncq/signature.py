@@ -1,0 +1,59 @@
+"""A task with bound arguments, checked and encoded, not sent yet; and what can send it.
+
+Invariant: a signature is a value. Its arguments were validated when it was made, so sending it cannot fail on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar, Unpack
+
+from asyncq.options import Sending, SendOptions
+from asyncq.results import ResultHandle
+
+__all__ = ["Sender", "Signature"]
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature(Generic[R_co]):
+    """One task message before it is sent.
+
+    Attributes:
+        name: The task's name on the wire.
+        body: The arguments, as a JSON object.
+        queue: The queue that it goes to unless `sending` names another.
+        reply: Whether a result comes back unless `sending` says otherwise.
+        decode: Reads the result's JSON into the declared return type.
+        sending: The options of this send.
+    """
+
+    name: str
+    body: bytes
+    queue: str
+    reply: bool
+    decode: Callable[[bytes], R_co] = field(compare=False, repr=False)
+    sending: Sending = field(default_factory=Sending)
+
+    def options(self, **options: Unpack[SendOptions]) -> Signature[R_co]:
+        """Return the same signature with other options; those given before are replaced as a whole.
+
+        Raises:
+            InvalidOption: A value cannot be used.
+        """
+        return replace(self, sending=Sending.of(options))
+
+
+class Sender(Protocol):
+    """What a task needs to be sent. Tasks know this, and no app."""
+
+    async def send_signature(self, signature: Signature[R]) -> ResultHandle[R]:
+        """Publish the signature, and return once the broker has confirmed it."""
+        ...
+
+    async def call_signature(self, signature: Signature[R]) -> R:
+        """Publish the signature and wait for its result."""
+        ...

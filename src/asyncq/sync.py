@@ -1,0 +1,185 @@
+"""Blocking calls for code without a loop: scripts, Flask, Django, `def` routes and `def` tasks.
+
+A blocking call hands a coroutine to an event loop that runs in another thread, and waits for it. On that loop's
+own thread it would wait for itself for ever, so there it raises and names the call to await instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from asyncq.errors import BlockingCall, NotOpen
+from asyncq.results import Progress, ResultHandle
+from asyncq.signature import Sender, Signature
+
+__all__ = ["LoopBridge", "SyncHandle", "SyncSender", "TaskSync"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_ENDED = "The event loop of this app has ended, so nothing can be sent by it any more."
+
+
+class LoopBridge:
+    """The way from any thread into one running event loop.
+
+    Args:
+        loop: The loop that runs in another thread.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    @staticmethod
+    def refuse_in_loop(instead: str) -> None:
+        """Raise `BlockingCall` on a thread that runs an event loop: its own, or anybody's."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise BlockingCall(
+            "This is a blocking call on a thread that runs an event loop: it would stop the loop. "
+            f"Use `{instead}` here."
+        )
+
+    def check(self, instead: str) -> None:
+        """Refuse to block an event loop.
+
+        Args:
+            instead: The call to await there, for the message.
+
+        Raises:
+            BlockingCall: This thread runs an event loop, which the call would stop.
+            NotOpen: The loop has ended.
+        """
+        self.refuse_in_loop(instead)
+        if self._loop.is_closed():
+            raise NotOpen(_ENDED)
+
+    def run(self, start: Callable[[], Coroutine[Any, Any, T]], instead: str) -> T:
+        """Run a coroutine in the loop and return its value.
+
+        Args:
+            start: Makes the coroutine. It is called only once the call is known to be allowed.
+            instead: The call to await on the loop itself, for the error's message.
+
+        Raises:
+            BlockingCall: On the loop's own thread.
+            NotOpen: The loop has ended, or ended meanwhile.
+        """
+        self.check(instead)
+        work = start()
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError as error:  # it has ended in this very moment
+            work.close()
+            raise NotOpen(_ENDED) from error
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise NotOpen("The app was closed while a blocking call waited for it.") from None
+        except BaseException:
+            future.cancel()  # Ctrl-C in the waiting thread ends the work in the loop as well
+            raise
+
+
+class SyncHandle(Generic[R]):
+    """The blocking form of `ResultHandle`.
+
+    Attributes:
+        id: The task's id.
+    """
+
+    __slots__ = ("_bridge", "_handle", "id")
+
+    def __init__(self, bridge: LoopBridge, handle: ResultHandle[R]) -> None:
+        self._bridge = bridge
+        self._handle = handle
+        self.id = handle.id
+
+    def __repr__(self) -> str:
+        return f"SyncHandle({self.id!r})"
+
+    def result(self, timeout: float | timedelta | None = None) -> R:
+        """Wait for the task's end and return its result; raises what `ResultHandle.result` raises.
+
+        Args:
+            timeout: How long to wait, in seconds or as a `timedelta`. None waits for ever.
+        """
+        return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
+
+    def updates(self) -> Iterator[Progress]:
+        """Iterate the task's progress until it ends."""
+        updates = self._handle.updates()
+
+        async def following() -> Progress | None:
+            return await anext(updates, None)
+
+        while (update := self._bridge.run(following, "async for update in handle.updates()")) is not None:
+            yield update
+
+
+class SyncSender:
+    """The blocking form of sending, safe with threads."""
+
+    def __init__(self, bridge: Callable[[], LoopBridge], sender: Callable[[], Sender]) -> None:
+        self._bridge = bridge
+        self._sender = sender
+
+    def send(self, signature: Signature[R]) -> SyncHandle[R]:
+        """Publish the signature and return once the broker has confirmed it; raises what `Task.send` raises."""
+        bridge = self._bridge()
+        handle = bridge.run(lambda: self._sender().send_signature(signature), "await task.send(...)")
+        return SyncHandle(bridge, handle)
+
+    def call(self, signature: Signature[R]) -> R:
+        """Publish the signature and wait for its result; raises what `Task.call` raises."""
+        LoopBridge.refuse_in_loop("await task.call(...)")
+        return self._bridge().run(lambda: self._sender().call_signature(signature), "await task.call(...)")
+
+    def result(self, handle: ResultHandle[R] | SyncHandle[R], timeout: float | timedelta | None = None) -> R:
+        """Wait for the result of a handle that this app has made.
+
+        Args:
+            handle: What a `send` has returned.
+            timeout: How long to wait, in seconds or as a `timedelta`. None waits for ever.
+        """
+        if isinstance(handle, SyncHandle):
+            return handle.result(timeout)
+        return self._bridge().run(lambda: handle.result(timeout), "await handle.result(...)")
+
+
+class TaskSync(SyncSender):
+    """`ctx.sync`: what a `def` task can do, on the worker's own loop and connections.
+
+    Args:
+        bridge: The way into the worker's loop.
+        sender: The worker's own client.
+        report: Publishes a progress update of this task.
+    """
+
+    def __init__(self, bridge: LoopBridge, sender: Sender, report: Callable[..., Awaitable[None]]) -> None:
+        super().__init__(lambda: bridge, lambda: sender)
+        self._loop_bridge = bridge
+        self._report = report
+
+    def progress(self, done: float, total: float | None = None, label: str | None = None, **details: Any) -> None:
+        """Tell the sender how far this task is.
+
+        Args:
+            done: How much is done.
+            total: Of how much.
+            label: What the task is at, for people.
+            **details: Whatever else is worth saying; JSON values.
+        """
+
+        async def report() -> None:
+            await self._report(done, total, label, **details)
+
+        self._loop_bridge.run(report, "await ctx.progress(...)")

@@ -1,0 +1,259 @@
+"""A declared task: a function with a name, a queue, and typed ways to send it.
+
+Invariant: a task knows what it is and how it is sent (`Sender`), and no app. Calling it runs the function here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+
+from asyncq.annotations import signature_of
+from asyncq.arguments import Arguments
+from asyncq.context import TaskContext
+from asyncq.errors import TaskDefinitionError
+from asyncq.options import RunOptions, Sending, SendOptions
+from asyncq.results import ResultHandle
+from asyncq.return_values import Results
+from asyncq.signature import Sender, Signature
+
+__all__ = [
+    "AnyTask",
+    "AsyncContextTask",
+    "AsyncTask",
+    "Declaration",
+    "Task",
+    "TaskWithOptions",
+    "ThreadContextTask",
+    "ThreadTask",
+    "make_task",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_DEFAULTS = Sending()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What `@app.task` was told, with the defaults filled in.
+
+    Attributes:
+        name: The task's name on the wire.
+        queue: The queue that it is sent to unless a send says otherwise.
+        run: How it runs in a worker.
+        reply: Whether senders get a result back unless they say otherwise.
+        pass_context: Whether the function's first parameter gets the context.
+    """
+
+    name: str
+    queue: str
+    run: RunOptions
+    reply: bool = True
+    pass_context: bool = False
+
+
+class Task(Generic[P, R]):
+    """A declared task. `@app.task` makes them.
+
+    `P` are the parameters that travel (without the context), `R` is what the function returns; for an `async def`
+    function what awaiting it returns.
+
+    Attributes:
+        name: The task's name on the wire.
+        queue: The queue that it is sent to unless a send says otherwise.
+        run: How it runs in a worker.
+        reply: Whether senders get a result back unless they say otherwise.
+        pass_context: Whether the function's first parameter gets the context.
+        is_async: Whether the function is `async def`.
+        function: The function itself.
+        arguments: Its parameters as JSON.
+        results: Its return type as JSON.
+    """
+
+    def __init__(self, function: Callable[..., Any], declaration: Declaration, sender: Sender) -> None:
+        self.name = declaration.name
+        self.queue = declaration.queue
+        self.run = declaration.run
+        self.reply = declaration.reply
+        self.pass_context = declaration.pass_context
+        self.is_async = _is_async(function)
+        self.function = function
+        self.arguments = Arguments.of(function, pass_context=self.pass_context, task=self.name)
+        self.results: Results[R] = Results.of(
+            signature_of(function, f"task {self.name!r}").return_annotation, function=function, task=self.name
+        )
+        self._sender = sender
+        # What help(), doctest and inspect ask for.
+        self.__wrapped__ = function
+        self.__doc__ = function.__doc__
+        self.__module__ = getattr(function, "__module__", type(self).__module__)
+        self.__name__ = getattr(function, "__name__", self.name)
+        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function here and now, without a broker: for unit tests, and for one task that uses another."""
+        return self.function(*args, **kwargs)
+
+    def resolve(self) -> None:
+        """Resolve annotations that named something which did not exist at declaration.
+
+        Raises:
+            TaskDefinitionError: They still cannot be resolved.
+        """
+        self.arguments.resolve()
+        self.results.resolve()
+
+    def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """Bind arguments, and return the task ready to be sent.
+
+        Raises:
+            pydantic.ValidationError: A value does not fit its parameter.
+            TypeError: Missing, unknown or too many arguments.
+        """
+        return self._signature(args, kwargs, _DEFAULTS)
+
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> ResultHandle[R]:
+        """Publish the task, and return once the broker has confirmed it.
+
+        Raises:
+            pydantic.ValidationError: A value does not fit its parameter.
+            TypeError: Missing, unknown or too many arguments.
+            NotOpen: The app was not entered.
+            PublishError: The broker did not take it, or it is unknown whether it did.
+        """
+        return await self._sender.send_signature(self._signature(args, kwargs, _DEFAULTS))
+
+    async def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Publish the task and wait for its result.
+
+        Raises:
+            ResultError: The task failed, or no result came in time (`options(timeout=...)`).
+            Exception: And all that `send` raises.
+        """
+        return await self._sender.call_signature(self._signature(args, kwargs, _DEFAULTS))
+
+    def options(self, **options: Unpack[SendOptions]) -> TaskWithOptions[P, R]:
+        """Return the task with options for one send: `await task.options(delay=10).send(...)`.
+
+        Raises:
+            InvalidOption: A value cannot be used.
+        """
+        return TaskWithOptions(self, Sending.of(options))
+
+    def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending) -> Signature[R]:
+        body = self.arguments.encode(args, kwargs)
+        return Signature(self.name, body, self.queue, self.reply, self.results.decode, sending)
+
+
+class TaskWithOptions(Generic[P, R]):
+    """A task with the options of a send. `Task.options` makes them; they can be used again."""
+
+    __slots__ = ("_sending", "_task")
+
+    def __init__(self, task: Task[P, R], sending: Sending) -> None:
+        self._task = task
+        self._sending = sending
+
+    def __repr__(self) -> str:
+        return f"{self._task!r}.options({self._sending!r})"
+
+    def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """Bind arguments, as `Task.s` does."""
+        return self._task._signature(args, kwargs, self._sending)  # noqa: SLF001 - the two are one concept
+
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> ResultHandle[R]:
+        """Publish the task with these options, as `Task.send` does."""
+        return await self._task._sender.send_signature(self.s(*args, **kwargs))  # noqa: SLF001 - the two are one concept
+
+    async def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Publish the task with these options and wait for its result, as `Task.call` does."""
+        return await self._task._sender.call_signature(self.s(*args, **kwargs))  # noqa: SLF001 - the two are one concept
+
+
+AnyTask = Task[..., Any]
+
+
+# The four kinds differ in how they are called here, and only in the eyes of a type checker.
+
+
+class AsyncTask(Task[P, R]):
+    """A task of an `async def` function."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return the function's coroutine, to be awaited here."""
+        coroutine: Coroutine[Any, Any, R] = self.function(*args, **kwargs)
+        return coroutine
+
+
+class ThreadTask(Task[P, R]):
+    """A task of a `def` function; a worker runs it in a thread."""
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        result: R = self.function(*args, **kwargs)
+        return result
+
+
+class AsyncContextTask(Task[P, R]):
+    """A task of an `async def` function that takes the context first."""
+
+    def __call__(self, context: TaskContext, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Return the function's coroutine, to be awaited here."""
+        coroutine: Coroutine[Any, Any, R] = self.function(context, *args, **kwargs)
+        return coroutine
+
+
+class ThreadContextTask(Task[P, R]):
+    """A task of a `def` function that takes the context first; a worker runs it in a thread."""
+
+    def __call__(self, context: TaskContext, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        result: R = self.function(context, *args, **kwargs)
+        return result
+
+
+def make_task(function: Callable[..., Any], declaration: Declaration, sender: Sender) -> AnyTask:
+    """Make the kind of task that fits the function.
+
+    Raises:
+        TaskDefinitionError: The function cannot be a task.
+    """
+    _refuse_non_functions(function, declaration.name)
+    kinds: dict[tuple[bool, bool], type[AnyTask]] = {
+        (True, False): AsyncTask,
+        (False, False): ThreadTask,
+        (True, True): AsyncContextTask,
+        (False, True): ThreadContextTask,
+    }
+    return kinds[_is_async(function), declaration.pass_context](function, declaration, sender)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+
+
+def _refuse_non_functions(function: Any, name: str) -> None:
+    if isinstance(function, Task):
+        raise TaskDefinitionError(f"task {name!r}: {function!r} is a task already. Declare its function a second time.")
+    if isinstance(function, type) or not callable(function):
+        raise TaskDefinitionError(f"task {name!r}: {function!r} is no function.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TaskDefinitionError(
+            f"task {name!r} is a generator, and a task returns once. Return a list, "
+            "and tell how far it is by progress()."
+        )
+    owner, _, _ = getattr(function, "__qualname__", "").rpartition(".")
+    first = next(iter(signature_of(function, f"task {name!r}").parameters), None)
+    if owner and not owner.endswith("<locals>") and first in {"self", "cls"}:
+        raise TaskDefinitionError(
+            f"task {name!r} is a method of {owner}, and its object cannot travel. Declare a function at module level."
+        )

@@ -1,0 +1,235 @@
+"""One attempt while it runs: its lease, its limit, its end.
+
+    running ──the code ends──▶ Returned, Raised
+       │
+       ├──limit, drain──▶ interrupted once ──grace──▶ Overdue: the code goes on, and nobody waits for it
+       │
+       └──lease lost──▶ LeaseGone for its slot, which goes on to other work. The attempt runs on as an orphan:
+                        a redelivery adopts it (a new lease, not a second run), or its outcome is dropped
+
+Invariant: one slot at most waits for an attempt, and it is told exactly one ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from asyncq.broker import Delivery
+from asyncq.context import TaskContext
+from asyncq.task import Task
+
+__all__ = ["GRACE_S", "AnyTask", "Attempt", "Ending", "Interruption", "LeaseGone", "Overdue", "Raised", "Returned"]
+
+AnyTask = Task[..., Any]
+
+GRACE_S = 2.0
+"""How long interrupted code may take for its `finally` blocks before it is given up."""
+
+_LEASE_WATCH_AFTER_S = 1.0  # short attempts pay nothing for it: they notice a lost lease when they ack
+
+Interruption = Literal["limit", "drain", "lease"]
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The code returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The code raised; whatever it was, it is only a value here."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The code was told to stop and goes on after its grace."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGone:
+    """The broker took the delivery back; the code goes on."""
+
+
+Ending = Returned | Raised | Overdue | LeaseGone
+
+
+class Attempt:
+    """One run of a task's code for one delivery.
+
+    Args:
+        delivery: The lease. A redelivery may take its place.
+        task: What runs.
+        number: 1 for the first attempt.
+        limit_s: How long it may take, in seconds.
+        context: What the code sees of it.
+        grace_s: How long it may go on after it was interrupted.
+
+    Attributes:
+        code: The asyncio task that runs the code; None for a thread.
+        interrupted: Why it was told to stop, if it was.
+        finished: Whether the code has come to an end.
+        orphaned: Whether its lease is lost.
+        on_orphaned: Called when the lease is lost.
+        on_late_end: Called when the code ends and no slot waits for it any more.
+    """
+
+    __slots__ = (
+        "_ending",
+        "_grace_s",
+        "_lease_watch",
+        "_loop",
+        "_return_waiter",
+        "_started",
+        "_timer",
+        "_waiter",
+        "code",
+        "context",
+        "delivery",
+        "finished",
+        "interrupted",
+        "limit_s",
+        "number",
+        "on_late_end",
+        "on_orphaned",
+        "orphaned",
+        "task",
+    )
+
+    def __init__(
+        self, delivery: Delivery, task: AnyTask, number: int, limit_s: float, context: TaskContext, grace_s: float
+    ) -> None:
+        self.delivery = delivery
+        self.task = task
+        self.number = number
+        self.limit_s = limit_s
+        self.context = context
+        self.code: asyncio.Task[None] | None = None
+        self.interrupted: Interruption | None = None
+        self.finished = False
+        self.orphaned = False
+        self.on_orphaned: Callable[[Attempt], None] | None = None
+        self.on_late_end: Callable[[Attempt], None] | None = None
+        self._grace_s = grace_s
+        self._ending: Ending | None = None
+        self._waiter: asyncio.Future[Ending] | None = None
+        self._return_waiter: asyncio.Future[None] | None = None
+        self._lease_watch: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._timer = self._loop.call_later(min(limit_s, _LEASE_WATCH_AFTER_S), self._look)
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether the code runs in a thread, which nobody can stop."""
+        return not self.task.is_async
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return self._loop.time() - self._started
+
+    async def ending(self) -> Ending:
+        """Wait for the end, as far as a slot is concerned."""
+        if self._ending is not None:
+            return self._ending
+        waiter: asyncio.Future[Ending] = self._loop.create_future()
+        self._waiter = waiter
+        return await waiter
+
+    async def returned(self) -> None:
+        """Wait until the code has really come to its end, however late; or until `stop_waiting()`."""
+        if not self.finished:
+            self._return_waiter = self._loop.create_future()
+            await self._return_waiter
+
+    def stop_waiting(self) -> None:
+        """End `returned()`: the worker stops."""
+        if self._return_waiter is not None and not self._return_waiter.done():
+            self._return_waiter.set_result(None)
+
+    def code_ended(self, ending: Returned | Raised) -> None:
+        """Take the end of the code. The runner calls this once, on the loop."""
+        if self.finished:
+            return
+        self.finished = True
+        self._timer.cancel()
+        self._stop_watching()
+        self.stop_waiting()
+        late = self._ending is not None or self.orphaned
+        if self._ending is None:
+            self._end(ending)
+        if late and self.on_late_end is not None:
+            self.on_late_end(self)
+
+    def interrupt(self, why: Interruption) -> None:
+        """Tell the code to stop, once: an async task is cancelled, a thread can only look at `ctx.cancelled`.
+
+        One plain cancel, so that awaits in the code's `finally` blocks work.
+        """
+        if self.interrupted is not None or self._ending is not None:
+            return
+        self.interrupted = why
+        self.context.mark_cancelled()
+        self._timer.cancel()
+        self._timer = self._loop.call_later(self._grace_s, self._give_up)
+        if self.code is not None:
+            self.code.cancel()
+            # A task that is cancelled before its first step never runs a line, its own report included.
+            self.code.add_done_callback(lambda _: self.code_ended(Raised(asyncio.CancelledError())))
+
+    def watch_lease(self) -> None:
+        """Learn of a lost lease while the code runs, not only when it acks."""
+        if self._lease_watch is None and not self.finished:
+            self._lease_watch = self._loop.create_task(self._watch_lease(self.delivery))
+
+    def adopt(self, delivery: Delivery) -> None:
+        """Take a redelivery as the new lease."""
+        self._release_slot()
+        self.delivery = delivery
+        self.orphaned = False
+        self._lease_watch = None
+        self.watch_lease()
+
+    def _look(self) -> None:
+        """Start what only a longer attempt needs."""
+        remaining_s = self.limit_s - self.seconds
+        if remaining_s <= 0:
+            self.interrupt("limit")
+            return
+        self.watch_lease()
+        self._timer = self._loop.call_later(remaining_s, self.interrupt, "limit")
+
+    def _stop_watching(self) -> None:
+        if self._lease_watch is not None:
+            self._lease_watch.cancel()
+
+    def _give_up(self) -> None:
+        if self._ending is None and not self.finished:
+            self._stop_watching()  # its delivery is about to be settled: what becomes of the lease is no matter
+            self._end(Overdue())
+
+    def _end(self, ending: Ending) -> None:
+        self._ending = ending
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(ending)
+
+    def _release_slot(self) -> None:
+        """Let the slot of a lost lease go on to other work."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(LeaseGone())
+
+    async def _watch_lease(self, delivery: Delivery) -> None:
+        await delivery.lost()
+        if self.finished or self.delivery is not delivery:
+            return
+        self.orphaned = True
+        self._release_slot()
+        if self.on_orphaned is not None:
+            self.on_orphaned(self)

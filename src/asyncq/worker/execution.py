@@ -1,0 +1,155 @@
+"""Run one delivery to its outcome.
+
+    read (intake.py) ──▶ start (runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
+
+Invariant: `execute` raises for nothing that a message or a task does, and it never acks: a delivery is settled by
+its slot, once, and only after its outcome is durable.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from dataclasses import dataclass
+
+from asyncq.broker import Delivery
+from asyncq.clock import Clock
+from asyncq.context import ContextServices, TaskContext, running
+from asyncq.loggers import get_logger
+from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome
+from asyncq.retry import RetryPolicy
+from asyncq.worker.attempt import GRACE_S, Attempt, LeaseGone, Overdue
+from asyncq.worker.attempts import Attempts
+from asyncq.worker.intake import Call, Intake, Refusal
+from asyncq.worker.runners import ThreadPool, start_on_loop
+from asyncq.worker.verdict import decide
+
+__all__ = ["Executed", "Execution", "RunRules"]
+
+log = get_logger("asyncq.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRules:
+    """How attempts run where their task does not say it.
+
+    Attributes:
+        clock: For the deadlines that tasks see.
+        time_limit_s: How long an attempt may take.
+        grace_s: How long interrupted code may take before it is given up.
+        default_retry: The policy for `raise Retry(...)` in a task that has none.
+    """
+
+    clock: Clock
+    time_limit_s: float
+    grace_s: float = GRACE_S
+    default_retry: RetryPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """How a delivery ended.
+
+    Attributes:
+        delivery: The lease to settle. Not always the one that execution began with: it may have been renewed.
+        number: The attempt's number; 1 where the message could not be read.
+        outcome: How it ended.
+        holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
+    """
+
+    delivery: Delivery
+    number: int
+    outcome: Outcome
+    holding: Attempt | None = None
+
+    @property
+    def hold(self) -> bool:
+        """Whether nothing new may come into the slot after the ack."""
+        return self.holding is not None
+
+
+class Execution:
+    """Executes deliveries.
+
+    Args:
+        intake: Reads them.
+        attempts: The table of what runs.
+        threads: Where `def` tasks run.
+        rules: Limits and defaults.
+        services: What the worker lends to running code.
+    """
+
+    def __init__(
+        self, intake: Intake, attempts: Attempts, threads: ThreadPool, rules: RunRules, services: ContextServices
+    ) -> None:
+        self._intake = intake
+        self._attempts = attempts
+        self._threads = threads
+        self._rules = rules
+        self._services = services
+        self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
+
+    async def execute(self, delivery: Delivery) -> Executed:
+        """Run one delivery, or wait for the attempt that already runs for it.
+
+        A failing task is an outcome, not an exception of this function.
+
+        Args:
+            delivery: The unsettled message. The caller settles it.
+
+        Returns:
+            How it ended, after the task's retry policy has been applied.
+        """
+        number = 1
+        try:
+            attempt = self._attempts.adopt(delivery)
+            if attempt is None:
+                call = self._intake.read(delivery)
+                number = call.attempt
+                if isinstance(call, Refusal):
+                    return Executed(delivery, number, call.outcome)
+                if not (call.task.is_async or await self._threads.place()):
+                    return Executed(delivery, number, Drained())
+                attempt = self._start(delivery, call)
+            return await self._follow(attempt)
+        except Exception as error:
+            log.exception("asyncq itself failed while it ran a task", task=delivery.message.type, queue=delivery.queue)
+            return Executed(delivery, number, Failed(Failure.of(error), "internal error"))
+
+    def _start(self, delivery: Delivery, call: Call) -> Attempt:
+        task = call.task
+        limit_s = self._rules.time_limit_s if task.run.time_limit_s is None else task.run.time_limit_s
+        deadline_ms = self._rules.clock.now_ms() + int(limit_s * 1000)
+        context = TaskContext(delivery.message, delivery.queue, call.attempt, self._services, deadline_ms)
+        attempt = Attempt(delivery, task, call.attempt, limit_s, context, self._rules.grace_s)
+        self._attempts.add(attempt)
+        args = (context, *call.args) if task.pass_context else call.args
+        variables = self._clean.copy()
+        variables.run(running(context).__enter__)
+        start = start_on_loop if task.is_async else self._threads.start
+        start(attempt, args, call.kwargs, variables)
+        return attempt
+
+    async def _follow(self, attempt: Attempt) -> Executed:
+        delivery = attempt.delivery
+        ending = await attempt.ending()
+        if isinstance(ending, LeaseGone):  # the attempt goes on, in the table and without this slot
+            return Executed(delivery, attempt.number, LostLease())
+        self._attempts.remove(attempt)
+        overdue = isinstance(ending, Overdue)
+        if overdue:
+            self._warn_overdue(attempt)
+        outcome = decide(attempt, ending, self._rules.default_retry)
+        holding = attempt if overdue and attempt.in_thread and attempt.interrupted == "limit" else None
+        return Executed(delivery, attempt.number, outcome, holding)
+
+    def _warn_overdue(self, attempt: Attempt) -> None:
+        log.warning(
+            "a thread cannot be stopped: it goes on and keeps its slot"
+            if attempt.in_thread
+            else "an async task ignores its cancellation and goes on",
+            task=attempt.task.name,
+            task_id=attempt.delivery.message.task_id,
+            attempt=attempt.number,
+            seconds=round(attempt.seconds, 3),
+            given_up=self._attempts.overdue,
+        )

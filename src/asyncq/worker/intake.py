@@ -1,0 +1,132 @@
+"""Read a delivery: what is to run, or why it is not run.
+
+Invariant: whatever a foreign producer has sent ends in a value. A message that asyncq cannot run is rejected at
+once, with a reason that its sender can act on; only an unknown task's name gets some time, because a rolling
+deploy sends new names to old workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from asyncq.broker import Delivery
+from asyncq.clock import Clock
+from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
+from asyncq.message import CONTENT_TYPE_JSON, Message, attempt_of, unknown_since_ms_of
+from asyncq.outcome import Deferred, Failed, Failure, Outcome, Rejected
+from asyncq.worker.attempt import AnyTask
+
+__all__ = ["Call", "Intake", "Refusal"]
+
+_LOOK_AGAIN_S = 10.0
+_KNOWN_ENCODINGS = {"", "identity", "utf-8", "utf8"}
+_NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is to run.
+
+    Attributes:
+        task: The declared task.
+        attempt: 1 for the first run.
+        args: Positional arguments, validated.
+        kwargs: Keyword arguments, validated.
+    """
+
+    task: AnyTask
+    attempt: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The message is not run; `outcome` says what becomes of it."""
+
+    attempt: int
+    outcome: Outcome
+
+
+class Intake:
+    """Reads deliveries.
+
+    Args:
+        tasks: The tasks of this worker by name.
+        clock: For how long a name has been unknown.
+        unknown_task_patience_s: How long a name may be unknown.
+        delivery_limit: A message that the broker has delivered so often without an end is not run again: it may
+            be what kills the workers.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, AnyTask], clock: Clock, *, unknown_task_patience_s: float, delivery_limit: int
+    ) -> None:
+        self._tasks = tasks
+        self._clock = clock
+        self._patience_s = unknown_task_patience_s
+        self._delivery_limit = delivery_limit
+
+    def read(self, delivery: Delivery) -> Call | Refusal:
+        """Return what is to run, or why it is not run."""
+        message = delivery.message
+        attempt = 1
+        try:
+            attempt = attempt_of(message)
+            _check_form(message)
+            task = self._tasks.get(message.type)
+            if task is None:
+                return Refusal(attempt, self._unknown(message))
+            if (deliveries := delivery.deliveries) is not None and deliveries >= self._delivery_limit:
+                return Refusal(attempt, _poison(message, deliveries))
+            args, kwargs = task.arguments.decode(message.body)
+        except MalformedMessage as error:
+            return Refusal(attempt, Rejected(Failure.of(error), "malformed message"))
+        except ValidationError as error:
+            return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
+        except BaseException as error:  # noqa: BLE001 - a validator of the user's may raise anything; nothing awaits here
+            return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
+        return Call(task, attempt, args, kwargs)
+
+    def _unknown(self, message: Message) -> Outcome:
+        """Wait for a worker that knows the name, until the patience is over; one wait, however often it returns."""
+        now_ms = self._clock.now_ms()
+        # A time from the future comes from a clock that is ahead: it must not make the wait longer.
+        since_ms = min(unknown_since_ms_of(message) or now_ms, now_ms)
+        remaining_s = self._patience_s - (now_ms - since_ms) / 1000
+        if remaining_s > 0:
+            return Deferred(since_ms, min(_LOOK_AGAIN_S, remaining_s))
+        known = sorted(self._tasks)
+        shown = ", ".join(known[:_NAMES_SHOWN]) + (" ..." if len(known) > _NAMES_SHOWN else "")
+        error = UnknownTask(
+            f"No worker of this queue knew a task named {message.type!r} for {self._patience_s:g} s. This worker has: "
+            f"{shown or 'none'}. Check the name, and that the module which declares it is in AsyncQ(include=[...])."
+        )
+        return Rejected(Failure.of(error), "unknown task")
+
+
+def _check_form(message: Message) -> None:
+    if not message.type:
+        raise MalformedMessage("The message has no type. Set the AMQP property `type` to the task's name.")
+    content_type = message.content_type
+    if content_type is not None and content_type != CONTENT_TYPE_JSON and not _is_json(content_type):
+        raise MalformedMessage(f"The content type is {content_type!r}. A task message is {CONTENT_TYPE_JSON}.")
+    encoding = message.content_encoding
+    if encoding is not None and encoding.lower() not in _KNOWN_ENCODINGS:
+        raise MalformedMessage(f"The content encoding is {encoding!r}. A task message is plain JSON in UTF-8.")
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() in {"", CONTENT_TYPE_JSON}
+
+
+def _poison(message: Message, deliveries: int) -> Failed:
+    text = (
+        f"The broker has delivered task {message.task_id} {deliveries} times and no worker has brought it to an end: "
+        "it may be what kills them, or their connections. It was not run again."
+    )
+    return Failed(Failure.of(DeliveredTooOften(text)), "delivered too often")

@@ -1,0 +1,183 @@
+"""What settlement publishes: copies, dead letters, replies. Each again and again while the lease lasts.
+
+Invariant: a method that returns has published for good. The repeats of one publish are the same message with the
+same ids. Where the lease is lost meanwhile, `LeaseLost` says that there is nothing to settle any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Queue, QueueSpec, ReplyTo
+from asyncq.clock import Clock
+from asyncq.errors import BrokerError, LeaseLost, MessageTooLarge, PublishError, PublishUncertain, Refused, Unroutable
+from asyncq.loggers import get_logger
+from asyncq.message import UNKNOWN_SINCE, Message, copy_of, cut_text, new_id
+from asyncq.outcome import Failure
+
+__all__ = ["Publishing"]
+
+log = get_logger("asyncq.worker")
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+_REFUSALS = 8  # about 13 seconds: after that it is the message, or a full queue, and no use in trying for ever
+
+_UNCERTAIN_REPLIES = 4
+"""After so many lost connections it is the reply's address that the broker cannot bear.
+
+RabbitMQ 3.10 ends the connection of whoever publishes to a malformed `amq.rabbitmq.reply-to` address: publishes of
+all others would be cut off with it, for as long as one tries.
+"""
+
+_Publish = Callable[[], Awaitable[None]]
+
+
+class Publishing:
+    """Publishes on behalf of deliveries.
+
+    Args:
+        broker: Where to.
+        clock: For timestamps.
+        timeout_s: How long one publish waits for its confirm.
+        delivery_limit: Of the task queues, should one have to be declared again.
+    """
+
+    def __init__(self, broker: Broker, clock: Clock, *, timeout_s: float, delivery_limit: int) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._delivery_limit = delivery_limit
+
+    async def copy(self, delivery: Delivery, copy: Message, delay: Delay | None) -> None:
+        """Publish a copy of the delivery's message to its own queue.
+
+        Raises:
+            MessageTooLarge: However often one tries.
+            Refused: Again and again.
+            LeaseLost: See above.
+        """
+        address = Queue(delivery.queue)
+        await self._persist(
+            delivery, lambda: self._broker.publish(copy, address, delay=delay, timeout_s=self._timeout_s)
+        )
+
+    async def dead_letter(self, delivery: Delivery, record: DeadLetterRecord) -> None:
+        """Park the delivery's message with its error. Raises what `copy` raises."""
+        parked = copy_of(delivery.message, headers={}, drop=(UNKNOWN_SINCE,))
+        letters = self._broker.dead_letters(delivery.queue)
+        await self._persist(delivery, lambda: letters.put(parked, record, timeout_s=self._timeout_s))
+
+    async def reply(self, delivery: Delivery, kind: str, body: bytes) -> None:
+        """Answer the sender, if one waits. An address that takes no reply does not keep the task from its end.
+
+        Args:
+            delivery: The delivery that is answered.
+            kind: A `ReplyType`.
+            body: JSON.
+
+        Raises:
+            MessageTooLarge: However often one tries.
+            LeaseLost: See above.
+        """
+        message = delivery.message
+        if message.reply_to is None:
+            return
+        answer = Message(
+            type=kind,
+            body=body,
+            task_id=message.task_id,
+            message_id=new_id(),
+            timestamp_ms=self._clock.now_ms(),
+            app_id=message.app_id,
+        )
+        address = ReplyTo(message.reply_to)
+        uncertain = 0
+
+        async def publish() -> None:
+            nonlocal uncertain
+            try:
+                await self._broker.publish(answer, address, timeout_s=self._timeout_s)
+            except Unroutable:
+                log.debug("nobody waits for this reply any more", task=message.type, task_id=message.task_id)
+            except PublishUncertain as error:
+                uncertain += 1
+                if uncertain < _UNCERTAIN_REPLIES:
+                    raise
+                log.warning("the reply was given up", task=message.type, task_id=message.task_id, cause=str(error))
+
+        try:
+            await self._persist(delivery, publish)
+        except Refused as error:  # a full reply queue of somebody else's must not keep the task from its end
+            log.warning("the reply was refused", task=message.type, task_id=message.task_id, cause=str(error))
+
+    async def failure_reply(self, delivery: Delivery, kind: str, failure: Failure) -> None:
+        """Tell the sender, if one waits, what went wrong."""
+        if delivery.message.reply_to is None:
+            return
+        try:
+            await self.reply(delivery, kind, _error_body(failure))
+        except MessageTooLarge:
+            short = Failure(cut_text(failure.type, 200), cut_text(failure.message, 200))
+            try:
+                await self.reply(delivery, kind, _error_body(short))
+            except MessageTooLarge as error:
+                log.warning("the reply was not sent", task_id=delivery.message.task_id, cause=str(error))
+
+    async def _persist(self, delivery: Delivery, publish: _Publish) -> None:
+        try:
+            await publish()
+        except MessageTooLarge:
+            raise
+        except PublishError as error:
+            await self._repeat(delivery, publish, error)
+
+    async def _repeat(self, delivery: Delivery, publish: _Publish, error: PublishError) -> None:
+        """Publish again, with growing pauses, until it is done, hopeless, or no longer ours to do."""
+        lost = asyncio.ensure_future(delivery.lost())
+        pause_s, refusals = _FIRST_PAUSE_S, 0
+        try:
+            while True:
+                refusals += isinstance(error, Refused)
+                if refusals >= _REFUSALS:
+                    raise error
+                await self._pause(delivery, lost, pause_s, error)
+                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+                try:
+                    if isinstance(error, Unroutable):
+                        await self._declare_again(delivery.queue)
+                    await publish()
+                except MessageTooLarge:
+                    raise
+                except PublishError as again:
+                    error = again
+                else:
+                    return
+        finally:
+            lost.cancel()
+
+    async def _pause(self, delivery: Delivery, lost: asyncio.Future[None], pause_s: float, error: PublishError) -> None:
+        message = delivery.message
+        log.warning(
+            "a publish of the settlement failed, trying again",
+            task=message.type,
+            task_id=message.task_id,
+            pause_s=pause_s,
+            cause=str(error),
+        )
+        await asyncio.wait({lost}, timeout=pause_s)
+        if lost.done():
+            raise LeaseLost(f"The delivery of task {message.task_id} is no longer ours.") from error
+
+    async def _declare_again(self, queue: str) -> None:
+        try:
+            await self._broker.ensure([QueueSpec(queue, self._delivery_limit)])
+        except BrokerError as error:
+            log.warning("a queue could not be declared again", queue=queue, cause=str(error))
+
+
+def _error_body(failure: Failure) -> bytes:
+    record = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
+    return json.dumps(record, ensure_ascii=False).encode()

@@ -1,0 +1,176 @@
+"""Make an outcome durable, then ack.
+
+    succeeded          reply -> ack
+    retry              copy with the next attempt number, delayed -> ack
+    snoozed, deferred  copy with the same attempt number, delayed -> ack
+    failed, rejected   dead letter with the error -> reply -> ack; where the dead letter cannot be published because
+                       of the message itself, the broker's own reject stands in place of the ack, last
+    cancelled          reply -> ack
+    drained            copy with the same attempt number -> ack
+    lease lost         nothing: the broker delivers it again
+
+Invariant: every publish is confirmed and mandatory before the ack. A crash between the two duplicates, never loses.
+"""
+
+from __future__ import annotations
+
+from asyncq.broker import DeadLetterRecord, Delay
+from asyncq.clock import Clock
+from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
+from asyncq.loggers import get_logger
+from asyncq.message import ATTEMPT, DUE_AT, UNKNOWN_SINCE, ReplyType, copy_of
+from asyncq.outcome import (
+    Cancelled,
+    Deferred,
+    Drained,
+    Failed,
+    Failure,
+    LostLease,
+    Outcome,
+    Rejected,
+    RetryLater,
+    Snoozed,
+    Succeeded,
+)
+from asyncq.worker.execution import Executed
+from asyncq.worker.publishing import Publishing
+
+__all__ = ["Settlement"]
+
+log = get_logger("asyncq.worker")
+
+
+class Settlement:
+    """Settles what was executed.
+
+    Args:
+        publishing: Publishes what follows from an outcome.
+        clock: For the time of a failure, and when a copy is due.
+        worker: Host and process id, for dead letters.
+    """
+
+    def __init__(self, publishing: Publishing, clock: Clock, worker: str) -> None:
+        self._publishing = publishing
+        self._clock = clock
+        self._worker = worker
+
+    async def settle(self, executed: Executed) -> Outcome:
+        """Publish what follows from the outcome, then ack.
+
+        Returns:
+            The outcome that was settled: a result too large to send makes a failure of a success, and a lease that
+            is gone leaves nothing to settle.
+        """
+        try:
+            return await self._settle(executed, executed.outcome)
+        except LeaseLost as error:
+            message = executed.delivery.message
+            log.warning(
+                "lease lost before the ack, so the broker delivers it again",
+                task=message.type,
+                task_id=message.task_id,
+                cause=str(error),
+            )
+            return LostLease()
+
+    async def _settle(self, executed: Executed, outcome: Outcome) -> Outcome:
+        attempt = executed.number
+        match outcome:
+            case Succeeded(result):
+                return await self._succeed(executed, outcome, result)
+            case RetryLater(_, delay_s, at_most_s):
+                headers = {ATTEMPT: attempt + 1}
+                return await self._run_again(executed, outcome, headers, Delay(delay_s, at_most_s))
+            case Snoozed(delay_s):
+                return await self._run_again(executed, outcome, {ATTEMPT: attempt}, Delay(delay_s))
+            case Deferred(since_ms, delay_s):
+                headers = {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
+                return await self._run_again(executed, outcome, headers, Delay(delay_s))
+            case Failed(failure, reason):
+                await self._bury(executed, ReplyType.FAILED, failure, reason)
+            case Rejected(failure, reason):
+                await self._bury(executed, ReplyType.REJECTED, failure, reason)
+            case Cancelled():
+                await self._publishing.reply(executed.delivery, ReplyType.CANCELLED, b"null")
+                await executed.delivery.ack(hold=executed.hold)
+            case Drained():
+                await self._hand_back(executed)
+            case LostLease():
+                pass
+        return outcome
+
+    async def _succeed(self, executed: Executed, outcome: Outcome, result: bytes) -> Outcome:
+        delivery = executed.delivery
+        if delivery.message.reply_to is not None:
+            try:
+                await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
+            except MessageTooLarge as error:
+                return await self._settle(executed, _too_large(error, len(result)))
+        await delivery.ack()
+        return outcome
+
+    async def _run_again(self, executed: Executed, outcome: Outcome, headers: dict[str, int], delay: Delay) -> Outcome:
+        """Publish the copy that runs later; where that cannot be, a dead letter with the task's own error."""
+        delivery = executed.delivery
+        due_ms = self._clock.now_ms() + int(delay.seconds * 1000)
+        copy = copy_of(delivery.message, headers={**headers, DUE_AT: due_ms}, drop=(UNKNOWN_SINCE,))
+        try:
+            await self._publishing.copy(delivery, copy, delay)
+        except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: the ladder is not so long
+            failure = outcome.failure if isinstance(outcome, RetryLater) else Failure.of(error)
+            return await self._settle(executed, Failed(failure, f"could not be published again: {error}"))
+        await delivery.ack(hold=executed.hold)
+        return outcome
+
+    async def _hand_back(self, executed: Executed) -> None:
+        """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
+        delivery = executed.delivery
+        copy = copy_of(delivery.message, headers={ATTEMPT: executed.number})
+        try:
+            await self._publishing.copy(delivery, copy, None)
+        except (MessageTooLarge, Refused) as error:
+            log.warning(
+                "the task could not be handed back, the broker does it with the end of the connection",
+                task=delivery.message.type,
+                task_id=delivery.message.task_id,
+                cause=str(error),
+            )
+            return
+        await delivery.ack()
+
+    async def _bury(self, executed: Executed, kind: str, failure: Failure, reason: str) -> None:
+        """Put the message with its error among the dead letters, tell the sender, ack."""
+        delivery = executed.delivery
+        record = DeadLetterRecord(
+            failure=failure,
+            reason=reason,
+            failed_at_ms=self._clock.now_ms(),
+            attempts=executed.number,
+            queue=delivery.queue,
+            worker=self._worker,
+        )
+        try:
+            await self._publishing.dead_letter(delivery, record)
+        except (MessageTooLarge, Refused) as error:
+            log.warning(
+                "the dead letter could not be published, so the broker dead-letters the message, without the error",
+                task=delivery.message.type,
+                task_id=delivery.message.task_id,
+                reason=reason,
+                error=failure.type,
+                cause=str(error),
+            )
+            await self._publishing.failure_reply(delivery, kind, failure)
+            await delivery.reject()
+            return
+        await self._publishing.failure_reply(delivery, kind, failure)
+        await delivery.ack(hold=executed.hold)
+
+
+def _too_large(error: MessageTooLarge, size: int) -> Failed:
+    too_large = ResultTooLarge(
+        f"The task has succeeded, but its result of {size} bytes is too large for a reply. Return less: put large "
+        "data into a file or an object store, and return its name. Or declare the task with reply=False."
+    )
+    too_large.__cause__ = error
+    return Failed(Failure.of(too_large), "result too large")

@@ -1,0 +1,268 @@
+"""A worker: the slots of some queues in one process, from start to drain.
+
+    run() ─▶ declare queues ─▶ slots consume ──stop()──▶ nothing new; running tasks may finish
+                                                              │ drain timeout
+                                                              ▼
+                                     async tasks are cancelled, all that runs is handed back ─▶ run() returns
+
+What each failure does: a lost connection is the broker adapter's to mend, and the slots go on; a deleted queue is
+declared again, and its slots consume anew; a broker that refuses us drains the worker and is raised by `run()`.
+
+Invariant: when `run()` returns, every delivery of this worker is settled, handed back, or left unacked to the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from asyncq.broker import Broker, QueueSpec
+from asyncq.clock import Clock
+from asyncq.errors import AsyncQError, InvalidOption
+from asyncq.loggers import get_logger
+from asyncq.retry import RetryPolicy
+from asyncq.settings import Settings
+from asyncq.signature import Sender
+from asyncq.sync import LoopBridge
+from asyncq.worker.attempt import GRACE_S, AnyTask
+from asyncq.worker.attempts import Attempts
+from asyncq.worker.consuming import QueueConsumer
+from asyncq.worker.execution import Execution, RunRules
+from asyncq.worker.intake import Intake
+from asyncq.worker.publishing import Publishing
+from asyncq.worker.runners import ThreadPool
+from asyncq.worker.services import make_services
+from asyncq.worker.settlement import Settlement
+from asyncq.worker.slot import Slot
+
+__all__ = ["RunningTask", "Worker", "WorkerApp", "WorkerStats"]
+
+log = get_logger("asyncq.worker")
+
+_SETTLE_TIMEOUT_S = 10.0
+
+
+class WorkerApp(Protocol):
+    """What a worker needs of an app, which is open."""
+
+    @property
+    def tasks(self) -> Mapping[str, AnyTask]:
+        """What it can run, by name on the wire."""
+        ...
+
+    @property
+    def broker(self) -> Broker:
+        """Where it consumes."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """What it was told."""
+        ...
+
+    @property
+    def default_retry(self) -> RetryPolicy:
+        """The policy for `raise Retry()` in a task that has none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """One attempt that runs at the moment."""
+
+    task: str
+    task_id: str
+    attempt: int
+    queue: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """What a worker has done so far.
+
+    Attributes:
+        running: How many attempts run.
+        threads_busy: How many threads run code, abandoned code included.
+        overdue: How many attempts were given up, and their code goes on.
+        outcomes: How many deliveries ended how: `Succeeded`, `RetryLater`, `Failed` ...
+    """
+
+    running: int
+    threads_busy: int
+    overdue: int
+    outcomes: Mapping[str, int]
+
+
+class Worker:
+    """Runs an app's tasks.
+
+    Args:
+        app: The app, open.
+        sender: What `ctx.sync` sends by.
+        queues: Slots for each queue.
+        clock: Where the time comes from.
+        grace_s: How long interrupted code may take for its `finally` blocks, in seconds.
+
+    Raises:
+        InvalidOption: No queue, or a queue without slots.
+    """
+
+    def __init__(
+        self, app: WorkerApp, sender: Sender, queues: Mapping[str, int], clock: Clock, *, grace_s: float = GRACE_S
+    ) -> None:
+        if not queues:
+            raise InvalidOption("A worker needs a queue to consume, for example {'mail': 10}.")
+        for queue, slots in queues.items():
+            if slots < 1:
+                raise InvalidOption(f"Queue {queue!r} needs 1 slot or more, not {slots!r}.")
+        self._broker = broker = app.broker
+        self._settings = settings = app.settings
+        self._grace_s = grace_s
+        self._sender = sender
+        self._clock = clock
+        self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
+        self._attempts = Attempts(broker)
+        self._threads = ThreadPool(places=sum(queues.values()))
+        self._app = app
+        self._queues = dict(queues)
+        self._consumers: list[QueueConsumer] = []
+        self._stop_requested = asyncio.Event()
+        self._fatal: AsyncQError | None = None
+
+    # --- what others see
+
+    @property
+    def threads_abandoned(self) -> int:
+        """How much code goes on although the worker has ended, threads and asyncio tasks that ignore cancellation.
+
+        None of it can be stopped, and it would hold up the end of the process: leave it by `os._exit`.
+        """
+        on_loop = [item for item in (*self._attempts, *self._attempts.given_up()) if not item.in_thread]
+        return self._threads.busy + len(on_loop)
+
+    def running(self) -> list[RunningTask]:
+        """Return what runs at the moment."""
+        return [
+            RunningTask(
+                attempt.task.name,
+                attempt.delivery.message.task_id,
+                attempt.number,
+                attempt.delivery.queue,
+                attempt.seconds,
+            )
+            for attempt in self._attempts
+        ]
+
+    def stats(self) -> WorkerStats:
+        """Return what was done so far."""
+        return WorkerStats(
+            running=len(self._attempts),
+            threads_busy=self._threads.busy,
+            overdue=self._attempts.overdue,
+            outcomes=dict(self._attempts.outcomes),
+        )
+
+    # --- life
+
+    async def run(self) -> int:
+        """Work until `stop()`.
+
+        Returns:
+            0, the exit code of a worker that was asked to stop.
+
+        Raises:
+            TopologyMismatch: A queue exists with other arguments.
+            InvalidQueueName: A queue cannot be called so.
+            BrokerRefused: The broker will not have us any more.
+        """
+        await self._broker.ensure(self._specs)
+        slot = self._make_slot()
+        self._consumers = [QueueConsumer(self._broker, spec, self._queues[spec.name], slot) for spec in self._specs]
+
+        async def consume(consumer: QueueConsumer) -> None:
+            try:
+                await consumer.run()
+            except AsyncQError as error:
+                self._fatal = self._fatal or error
+                self.stop()
+
+        log.info("worker consumes", queues=self._queues)
+        try:
+            async with anyio.create_task_group() as group:
+                for consumer in self._consumers:
+                    group.start_soon(consume, consumer)
+                await self._stop_requested.wait()
+                await self._drain()
+                await self._end_leftovers()
+                group.cancel_scope.cancel()
+        finally:
+            for attempt in self._attempts:
+                attempt.interrupt("drain")
+            self._threads.close()
+        log.info("worker stopped", abandoned=self.threads_abandoned, outcomes=dict(self._attempts.outcomes))
+        if self._fatal is not None:
+            raise self._fatal
+        return 0
+
+    def stop(self) -> None:
+        """Drain, and let `run()` return: take nothing new, let what runs finish, hand back what takes too long."""
+        self._stop_requested.set()
+
+    async def _drain(self) -> None:
+        timeout_s = self._settings.drain_timeout_s
+        log.info("draining", running=len(self._attempts), timeout_s=timeout_s)
+        self._threads.refuse()
+        self._let_go_of_threads()
+        deadline = anyio.current_time() + timeout_s
+        with anyio.move_on_after(max(timeout_s, _SETTLE_TIMEOUT_S)):
+            await asyncio.gather(*(consumer.stop() for consumer in self._consumers), return_exceptions=True)
+        with anyio.CancelScope(deadline=deadline):
+            await self._all_ended()
+            return
+        log.warning("drain timeout: what still runs is handed back", running=len(self._attempts))
+        self._let_go_of_threads()
+        for attempt in self._attempts:
+            attempt.interrupt("drain")
+        with anyio.move_on_after(self._grace_s + _SETTLE_TIMEOUT_S):
+            await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        for consumer in self._consumers:
+            await consumer.ended.wait()
+
+    def _let_go_of_threads(self) -> None:
+        """Free the slots that wait for threads which were given up: their deliveries are settled."""
+        for attempt in self._attempts.given_up():
+            attempt.stop_waiting()
+
+    async def _end_leftovers(self) -> None:
+        """Cancel code that no slot waits for any more, because its lease is lost."""
+        for attempt in self._attempts:
+            attempt.interrupt("drain")
+        codes = [attempt.code for attempt in self._attempts if attempt.code is not None]
+        if codes:
+            await asyncio.wait(codes, timeout=self._grace_s)
+
+    def _make_slot(self) -> Slot:
+        settings, broker, clock = self._settings, self._broker, self._clock
+        intake = Intake(
+            self._app.tasks,
+            clock,
+            unknown_task_patience_s=settings.unknown_task_patience_s,
+            delivery_limit=settings.delivery_limit,
+        )
+        timeout_s = settings.publish_timeout_s
+        bridge = LoopBridge(asyncio.get_running_loop())
+        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
+        rules = RunRules(clock, settings.time_limit_s, self._grace_s, self._app.default_retry)
+        execution = Execution(intake, self._attempts, self._threads, rules, services)
+        publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
+        settlement = Settlement(publishing, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
+        return Slot(execution, settlement, self._attempts, clock)
