@@ -1,0 +1,101 @@
+"""What a run of the demo is given, and where it keeps its things.
+
+Every run has a folder and queues of its own. So a broker that still holds queues of an earlier run, or workers
+that one left up on purpose, cannot mix with it, and nobody else's queue is touched.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = ROOT / "workers"
+
+
+class DemoError(Exception):
+    """The demo cannot go on. The message says why and what to do."""
+
+
+class DemoSettings(BaseSettings):
+    """What the environment says, or `make demo NAME=VALUE`.
+
+    Attributes:
+        pictures: A folder of pictures to convert. Without it the demo paints some.
+        keep: Leave broker and workers up at the end.
+        asyncq_broker_url: The broker to use. Without it the demo starts a private one.
+        demo_output: The folder that gets a folder for each run.
+        demo_samples: How many pictures to paint.
+        demo_timeout_s: How long to wait for the results of one step, in seconds.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    pictures: Path | None = None
+    keep: bool = False
+    asyncq_broker_url: str | None = None
+    demo_output: Path = ROOT / "demo-output"
+    demo_samples: Annotated[int, Field(ge=1, le=100)] = 6
+    demo_timeout_s: Annotated[float, Field(gt=0)] = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run's name and folders.
+
+    Args:
+        id: The run's name, part of its queues' names.
+        folder: Holds everything that the run leaves behind.
+    """
+
+    id: str
+    folder: Path
+
+    @classmethod
+    def create(cls, output: Path) -> Run:
+        """Make the folders of a new run."""
+        name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run = cls(name, output.resolve() / name)
+        for folder in (run.pictures, run.converted, run.csv, run.reports, run.mails, run.logs):
+            folder.mkdir(parents=True)
+        return run
+
+    def queue(self, worker: str) -> str:
+        """Return the name of this run's queue for a worker."""
+        return f"demo-{self.id}.{worker}"
+
+    @property
+    def pictures(self) -> Path:
+        """What the images worker reads."""
+        return self.folder / "pictures"
+
+    @property
+    def converted(self) -> Path:
+        """What the images worker writes."""
+        return self.folder / "converted"
+
+    @property
+    def csv(self) -> Path:
+        """What the reports worker reads."""
+        return self.folder / "csv"
+
+    @property
+    def reports(self) -> Path:
+        """What the reports worker writes and the mail worker attaches."""
+        return self.folder / "reports"
+
+    @property
+    def mails(self) -> Path:
+        """What the mail server accepted."""
+        return self.folder / "mails"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes of this run wrote."""
+        return self.folder / "logs"

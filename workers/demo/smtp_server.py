@@ -1,0 +1,92 @@
+"""A mail server on loopback that keeps mails on disk and, like many real ones, puts strangers off at first.
+
+It refuses the first RCPT commands of each sender and recipient with 451, "try again later": greylisting. What it
+says goes into a log of JSON lines, whose first line names the port. A program of its own, because it outlives the
+demo where that is asked for:
+
+    python -m demo.smtp_server MAILS_FOLDER LOG_FILE [REFUSALS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections import Counter
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from time import time
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+
+class Greylisting:
+    """What the server answers; aiosmtpd calls the `handle_*` methods.
+
+    Args:
+        mails: The folder that gets one `.eml` file for each mail.
+        log: The log file.
+        refusals: How often each pair of sender and recipient is put off.
+    """
+
+    def __init__(self, mails: Path, log: Path, refusals: int) -> None:
+        self.mails = mails
+        self.log = log
+        self.refusals = refusals
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def note(self, event: str, **details: Any) -> None:
+        """Append a line to the log."""
+        with self.log.open("a") as file:
+            file.write(json.dumps({"at": round(time(), 3), "event": event, **details}) + "\n")
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's names and arguments
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        """Put the sender off, or take the recipient."""
+        pair = (envelope.mail_from or "", address)
+        self.seen[pair] += 1
+        if self.seen[pair] <= self.refusals:
+            self.note("refused", to=address, code=451, time_no=self.seen[pair])
+            return "451 4.7.1 Greylisted, please try again later"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - theirs
+        """Keep the mail."""
+        content = envelope.content or b""
+        content = content.encode() if isinstance(content, str) else content
+        message_id = BytesHeaderParser().parsebytes(content).get("Message-ID", "")
+        await asyncio.to_thread(self.keep, content, message_id)
+        return "250 2.0.0 OK, kept"
+
+    def keep(self, content: bytes, message_id: str) -> None:
+        """Write a mail to disk, completely or not at all, and then into the log."""
+        target = self.mails / f"{int(time() * 1000)}.eml"
+        temporary = target.with_suffix(".tmp")
+        temporary.write_bytes(content)
+        temporary.replace(target)
+        self.note("accepted", code=250, file=target.name, size_bytes=len(content), message_id=message_id)
+
+
+async def serve(handler: Greylisting) -> None:
+    """Serve on a free port of the loopback interface until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = await loop.create_server(
+        lambda: SMTP(handler, enable_SMTPUTF8=True, hostname="localhost", data_size_limit=64 * 1024 * 1024),
+        host="127.0.0.1",
+        port=0,
+    )
+    async with server:
+        handler.note("listening", port=server.sockets[0].getsockname()[1])
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    mails_dir, log_file, *rest = sys.argv[1:]
+    asyncio.run(serve(Greylisting(Path(mails_dir), Path(log_file), int(rest[0]) if rest else 2)))

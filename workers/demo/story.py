@@ -1,0 +1,238 @@
+"""The demo's producer: it sends the tasks, follows them and collects what came of them.
+
+Nothing here is played: the failed picture is cut short on disk, and the refusals come from a mail server. Import
+this module only when `ASYNCQ_BROKER_URL` is set, because the workers' apps read it when they are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any, TypeVar
+
+import images
+import mail
+import reports
+from asyncq import ResultHandle, TaskFailed, Unroutable
+from demo.samples import readable
+from demo.settings import Run
+from demo.view import View
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+WORKER_START_S = 30
+RECIPIENT = "reader@example.org"
+LABEL = "picture"
+NUMBERS = ["original KB", "WebP KB", "thumbnails KB", "seconds"]
+CSV_NAME = "pictures.csv"
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What the tasks answered.
+
+    Attributes:
+        described: The answer of the RPC call.
+        converted: By source: what the images worker wrote.
+        failed: By source: why it did not.
+        task_ids: By source: the task's id.
+        report: What the reports worker wrote.
+        receipt: What the mail worker was told.
+        mail_task_id: The mail's task id.
+        seconds: How long each part took.
+    """
+
+    described: images.PictureFacts
+    converted: dict[str, images.Converted] = field(default_factory=dict)
+    failed: dict[str, TaskFailed] = field(default_factory=dict)
+    task_ids: dict[str, str] = field(default_factory=dict)
+    report: reports.Report | None = None
+    receipt: mail.Receipt | None = None
+    mail_task_id: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Story:
+    """One run of the demo, from the first task to the mail.
+
+    Args:
+        run: Its folders and queues.
+        sources: The pictures, relative to the run's picture folder.
+        view: Where to show it.
+        timeout_s: How long to wait for each result, in seconds.
+    """
+
+    def __init__(self, run: Run, sources: list[str], view: View, *, timeout_s: float) -> None:
+        self.run = run
+        self.sources = sources
+        self.view = view
+        self.timeout_s = timeout_s
+
+    async def play(self) -> Outcomes:
+        """Do it all."""
+        async with images.app, reports.app, mail.app:
+            outcomes = await self.ask()
+            await self.convert(outcomes)
+            await self.report(outcomes)
+            await self.mail(outcomes)
+        return outcomes
+
+    async def ask(self) -> Outcomes:
+        """Call a task and wait for its answer, as one calls a function."""
+        source = next((name for name in self.sources if readable(self.run.pictures / name)), self.sources[0])
+        self.view.step("One call, one answer (RPC)")
+        task = images.describe.options(queue=self.run.queue("images"), timeout=self.timeout_s)
+        await self.once_up(lambda: task.call(source))  # the worker is up now; measure the next call
+        started = perf_counter()
+        facts = await task.call(source)
+        seconds = perf_counter() - started
+        picture = f"{facts.format}, {facts.width} x {facts.height}, {facts.size_bytes / 1e6:.1f} MB"
+        self.view.finish(f"images.describe({source!r})", f"{picture}, after {1000 * seconds:.0f} ms")
+        return Outcomes(facts, seconds={"the RPC call": seconds})
+
+    async def convert(self, outcomes: Outcomes) -> None:
+        """Send a task for every picture, and follow them all at once."""
+        self.view.step(f"{len(self.sources)} pictures to WebP and thumbnails, one of them cut short")
+        started = perf_counter()
+        queue = self.run.queue("images")
+        task = images.convert.options(queue=queue)
+        handles = await images.app.send_many(task.s(source) for source in self.sources)
+        async with asyncio.TaskGroup() as group:
+            for source, handle in zip(self.sources, handles, strict=True):
+                group.create_task(self.follow_picture(outcomes, source, handle))
+        outcomes.seconds["the pictures"] = perf_counter() - started
+
+    async def follow_picture(self, outcomes: Outcomes, source: str, handle: ResultHandle[images.Converted]) -> None:
+        """Show one picture's progress and note its end."""
+        outcomes.task_ids[source] = handle.id
+        try:
+            done = await self.follow(source, handle)
+        except TaskFailed as error:
+            outcomes.failed[source] = error
+            self.view.finish(source, f"dead-lettered: {error.message}", good=False)
+            return
+        outcomes.converted[source] = done
+        sizes = f"{done.source.size_bytes / 1e6:.1f} MB to {done.webp.size_bytes / 1e6:.1f} MB"
+        self.view.finish(source, f"{sizes}, {len(done.thumbnails)} thumbnails, {done.seconds:.1f} s")
+
+    async def report(self, outcomes: Outcomes) -> None:
+        """Write the figures into a CSV file and have a report made of it."""
+        self.view.step("A report from the real figures")
+        started = perf_counter()
+        await asyncio.to_thread(self.write_csv, self.run.csv / CSV_NAME, outcomes)
+        order = reports.Order(source=CSV_NAME, title=f"Pictures of {self.run.id}", label=LABEL, numbers=NUMBERS)
+        task = reports.build_report.options(queue=self.run.queue("reports"))
+        handle = await self.once_up(lambda: task.send(order))
+        report = await self.follow("report", handle)
+        outcomes.report = report
+        outcomes.seconds["the report"] = perf_counter() - started
+        left_out = "".join(f"; line {row.line} left out: {row.problem}" for row in report.bad_rows[:1])
+        if report.bad_rows_total > 1:
+            left_out += f"; {report.bad_rows_total - 1} more"
+        self.view.finish("report", f"{report.path}, {report.rows} rows{left_out}")
+
+    def write_csv(self, path: Path, outcomes: Outcomes) -> None:
+        """Write one row a picture; one that failed has no figures, and the report will say so."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow([LABEL, *NUMBERS])
+            for source in self.sources:
+                done = outcomes.converted.get(source)
+                rows.writerow([source, *(figures_of(done) if done else [""] * len(NUMBERS))])
+
+    async def mail(self, outcomes: Outcomes) -> None:
+        """Mail the report. The mail server will put the worker off twice."""
+        report = outcomes.report
+        assert report is not None  # noqa: S101 - the part before this one made it
+        self.view.step("The report by mail; the server says 451, try again later, to the first two attempts")
+        started = perf_counter()
+        letter = mail.Letter(
+            to=RECIPIENT,
+            subject=f"Pictures of {self.run.id}",
+            template="report",
+            values={
+                "title": f"Pictures of {self.run.id}",
+                "figures": {figures.column: str(figures.total) for figures in report.figures},
+                "problems": [f"{source}: {error.message}" for source, error in outcomes.failed.items()],
+            },
+            attachments=[report.path],
+        )
+        task = mail.send_email.options(queue=self.run.queue("mail"))
+        handle = await self.once_up(lambda: task.send(letter))
+        outcomes.mail_task_id = handle.id
+        answers = asyncio.ensure_future(self.show_server())
+        try:
+            outcomes.receipt = await self.follow("mail", handle)
+        finally:
+            answers.cancel()
+        outcomes.seconds["the mail"] = perf_counter() - started
+        self.view.finish("mail", f"accepted at attempt {outcomes.receipt.attempt}: {outcomes.receipt.answer}")
+
+    async def show_server(self) -> None:
+        """Show each refusal of the mail server as it writes it into its log."""
+        shown = 0
+        while True:
+            events = [event for event in server_events(self.run) if event["event"] == "refused"]
+            for event in events[shown:]:
+                self.view.note(f"mail server: {event['code']} to attempt {event['time_no']}; the broker keeps the mail")
+            shown = len(events)
+            await asyncio.sleep(0.1)
+
+    async def once_up(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send to a worker that is perhaps still starting: it is the worker that declares its queue.
+
+        Raises:
+            Unroutable: There is still no queue after a while.
+        """
+        deadline = monotonic() + WORKER_START_S
+        while True:
+            try:
+                return await send()
+            except Unroutable:  # no queue yet, so the broker has kept nothing: sending again is safe
+                if monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
+
+    async def follow(self, key: str, handle: ResultHandle[R]) -> R:
+        """Show a task's progress until its end, and return its result.
+
+        Raises:
+            TaskFailed: It failed.
+            ResultTimeout: It took too long.
+        """
+
+        async def show() -> None:
+            async for update in handle.updates():
+                attempt = update.details.get("attempt")
+                label = f"attempt {attempt}: {update.label}" if attempt else (update.label or "")
+                self.view.progress(key, update.done, update.total, label)
+
+        showing = asyncio.ensure_future(show())
+        try:
+            return await handle.result(timeout=self.timeout_s)
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+
+
+def figures_of(done: images.Converted) -> list[str]:
+    """Return a picture's figures for the CSV, in the order of `NUMBERS`."""
+    thumbnails = sum(thumbnail.size_bytes for thumbnail in done.thumbnails)
+    return [
+        f"{done.source.size_bytes / 1000:.1f}",
+        f"{done.webp.size_bytes / 1000:.1f}",
+        f"{thumbnails / 1000:.1f}",
+        f"{done.seconds:.3f}",
+    ]
+
+
+def server_events(run: Run) -> list[dict[str, Any]]:
+    """Return what the mail server has written into its log."""
+    text = (run.logs / "smtp.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
