@@ -1,0 +1,125 @@
+"""Brokers for the tests: private RabbitMQ nodes, and a virtual host of its own for each test.
+
+ASYNCQ_TEST_VERSIONS says on which versions (default "3.10,4.3"). With
+ASYNCQ_TEST_BROKER_URL the tests use that broker instead, in virtual hosts of
+their own; what kills or freezes a broker does so to a private one all the same.
+"""
+
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from asyncq.testing.node import Node, NodeUnavailable, Setup
+
+# Tests are no package: this makes `from support import eventually` work in all of them.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support import GivenBroker, VhostManagement, given_broker
+
+VERSIONS = [
+    version.strip() for version in os.environ.get("ASYNCQ_TEST_VERSIONS", "3.10,4.3").split(",") if version.strip()
+]
+GIVEN = "given"
+
+# Statistics are refreshed every 5 s by default; tests wait for what they show.
+TEST_SETUP = Setup(
+    conf="consumer_timeout = 86400000\ncollect_statistics_interval = 200\n",
+    advanced="""\
+[{rabbit, [{quorum_tick_interval, 200}]},
+ {rabbitmq_management,
+  [{management_db_cache_multiplier, 0},
+   {sample_retention_policies, [{global, [{60, 1}]}, {basic, [{60, 1}]}, {detailed, [{10, 1}]}]}]}].""",
+)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in the programs that tests start: a run in a shell's background ignores it, and hands that on."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses a broker on every version; all tests of one version run together."""
+    if "rabbitmq_version" not in metafunc.fixturenames:
+        return
+    given = given_broker() is not None and "private_node" not in metafunc.fixturenames
+    metafunc.parametrize("rabbitmq_version", [GIVEN] if given else VERSIONS, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist, give all tests of one RabbitMQ version to one process, so that each version starts once."""
+    for item in items:
+        version = getattr(item, "callspec", None) and item.callspec.params.get("rabbitmq_version")
+        if version:
+            item.add_marker(pytest.mark.xdist_group(version))
+
+
+@pytest.fixture(scope="session")
+def node(rabbitmq_version: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node | GivenBroker]:
+    """A running broker that tests share: use `broker_url` for a virtual host of one's own."""
+    given = given_broker()
+    if given is not None:
+        yield given
+        return
+    shared = provide(rabbitmq_version, f"test-{rabbitmq_version}", tmp_path_factory)
+    yield shared
+    shared.remove()
+
+
+@pytest.fixture
+def broker_url(node: Node | GivenBroker) -> Iterator[str]:
+    """The AMQP URL of a fresh virtual host, deleted after the test."""
+    vhost = f"asyncq-test-{uuid.uuid4().hex[:12]}"
+    yield node.create_vhost(vhost)
+    node.delete_vhost(vhost)
+
+
+@pytest.fixture
+def management(node: Node | GivenBroker, broker_url: str) -> VhostManagement:
+    """The test's virtual host (that of `broker_url`) as the management API shows it."""
+    return VhostManagement(node, unquote(urlsplit(broker_url).path[1:]), broker_url)
+
+
+@pytest.fixture(scope="session")
+def killable_node(rabbitmq_version: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The private node behind `private_node`; tests ask for that one."""
+    own = provide(rabbitmq_version, f"killable-{rabbitmq_version}", tmp_path_factory)
+    yield own
+    own.remove()
+
+
+@pytest.fixture
+def private_node(killable_node: Node) -> Node:
+    """A running node that the test may kill, freeze and restart. Its virtual host "/" is fresh.
+
+    The node is healed before the next test: thawed, started again, emptied.
+    """
+    killable_node.start()
+    for vhost in killable_node.api("GET", "/vhosts"):
+        killable_node.delete_vhost(vhost["name"])
+    killable_node.create_vhost("/")
+    return killable_node
+
+
+@pytest.fixture
+def private_management(private_node: Node) -> VhostManagement:
+    """The virtual host "/" of `private_node`."""
+    return VhostManagement(private_node, "/", private_node.url)
+
+
+def provide(version: str, name: str, folders: pytest.TempPathFactory) -> Node:
+    """Start a node, or skip with the reason; under CI a version that is missing is a failure."""
+    try:
+        node = Node.provide(version, name=name, folder=folders.mktemp(name), setup=TEST_SETUP, temporary=True)
+    except NodeUnavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"RabbitMQ {version} cannot be had, and CI is set: {error}")
+        pytest.skip(f"RabbitMQ {version} cannot be had: {error}")
+    node.start()
+    return node

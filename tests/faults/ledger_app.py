@@ -1,0 +1,26 @@
+"""The app that fault tests run in real worker processes: each execution is one line in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+from asyncq import AsyncQ, Fixed, Retry, RetryPolicy, TaskContext
+
+FOLDER = Path(os.environ["LEDGER_FOLDER"])
+
+app = AsyncQ("faults")
+
+
+@app.task(pass_context=True, retry=RetryPolicy(max_attempts=3, backoff=Fixed(0.1), jitter=False))
+async def note(ctx: TaskContext, key: str) -> str:
+    """Work a little, and write down that it was done. Every tenth key needs a second attempt."""
+    if ctx.attempt == 1 and key.endswith("7"):
+        raise Retry("once more")
+    await asyncio.sleep(0.005)
+    # One write of one line: it is there whole or not at all, whatever kills the process.
+    with (FOLDER / f"executed-{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps({"key": key, "attempt": ctx.attempt}) + "\n")
+    return key

@@ -1,0 +1,86 @@
+"""`python benchmarks` runs, prints its figures, and keeps its limits."""
+
+import asyncio
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from asyncq.testing.node import Node
+
+ROOT = Path(__file__).parents[2]
+
+FIGURES = ["publish", "drain", "round trip", "idle worker's memory", "import, all that `asyncq worker` loads"]
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that judges."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("figures")
+
+
+async def benchmarks(node: Node, *options: str, timeout_s: float) -> tuple[int | None, str]:
+    """Run the program on the test's broker and return its exit code and its output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "benchmarks",
+        *options,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ASYNCQ_TEST_BROKER_URL": node.url,
+            "ASYNCQ_TEST_MANAGEMENT_URL": node.management_url,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        raise
+    return process.returncode, output.decode()
+
+
+async def test_the_quick_form_runs_and_prints_a_ratio_for_everything(node, tmp_path):
+    """It runs both sides on a real broker; it is too short to judge, so it never fails for its figures."""
+    record = tmp_path / "figures.json"
+    code, output = await benchmarks(node, "--quick", "--json", str(record), timeout_s=180)
+    assert code == 0, output
+    for name in FIGURES:
+        assert name in output
+    measured = json.loads(record.read_text())
+    assert measured["broker"] == node.version
+    assert all(pair["raw"] > 0 and pair["asyncq"] > 0 for figure in measured["figures"] for pair in figure["rounds"])
+    assert {figure["limit"] for figure in measured["figures"]} > {">= 0.7", "<= 1.3", "<= 2.3", "<= 1.9"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "ratios", "kept"),
+    [
+        ("at least", 0.7, (0.69, 0.71, 0.72), True),
+        ("at least", 0.7, (0.1, 0.69, 3.0), False),
+        ("at most", 1.3, (1.2, 1.3, 9.0), True),
+        ("at most", 1.3, (0.5, 1.31, 1.4), False),
+    ],
+)
+def test_the_median_of_the_rounds_is_what_must_keep_the_limit(figures, kind, limit, ratios, kept):
+    """One bad round on a busy machine is no failure, and one good round is no success."""
+    figure = figures.Figure("a rate", "msg/s", figures.Limit(kind, limit), [figures.Pair(1.0, r) for r in ratios])
+    assert figure.kept is kept
+    assert (figure in figures.missed([figure])) is not kept
+
+
+@pytest.mark.prove
+async def test_asyncq_keeps_its_limits_beside_raw_aio_pika(node):
+    """The full form, with its table printed."""
+    code, output = await benchmarks(node, timeout_s=600)
+    sys.stdout.write(f"\n{output}")
+    assert code == 0, output

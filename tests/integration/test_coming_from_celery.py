@@ -1,0 +1,330 @@
+"""The README's table "Coming from Celery": each row that says "now" is a test here, named after Celery's word."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
+from pathlib import Path
+
+import aio_pika
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from asyncq import AsyncQ, Exponential, Fixed, Retry, RetryPolicy, TaskContext, TaskFailed
+from asyncq.settings import load_settings
+from support import eventually, working
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+class Item(BaseModel):
+    """Something with a field that JSON has no type for."""
+
+    name: str
+    due: datetime
+
+
+def make_app(url: str | None, **settings) -> AsyncQ:
+    app = AsyncQ("shop", broker=url, **settings)
+
+    @app.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.task
+    async def stamp() -> float:
+        return time.time()
+
+    return app
+
+
+async def failing(url: str, policy: RetryPolicy | None, error: Exception) -> list[float]:
+    """Run a task that always fails; return when its attempts began."""
+    app, began = AsyncQ("shop", broker=url), []
+
+    @app.task(retry=policy)
+    async def fail() -> None:
+        began.append(time.monotonic())
+        raise error
+
+    async with working(app):
+        with pytest.raises(TaskFailed):
+            await fail.call()
+    return began
+
+
+def gaps(moments: list[float]) -> list[float]:
+    return [second - first for first, second in pairwise(moments)]
+
+
+def rows() -> list[tuple[str, str]]:
+    """The table's rows: Celery's word, and "now" or a step."""
+    table = README.read_text().split("## Coming from Celery")[1].split("Each row")[0]
+    found = re.findall(r"^\| `(\w+(?:\.\w+)?)`.*\| (now|step \w+) \|$", table, flags=re.MULTILINE)
+    assert len(found) == len([line for line in table.splitlines() if line.startswith("| `")])
+    return found
+
+
+def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing():
+    """The table promises nothing that is not shown."""
+    words = """broker backend task_serializer result_serializer accept_content timezone enable_utc task_track_started
+    task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for retry_backoff retry_backoff_max
+    retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult status get"""
+    assert {word for word, _ in rows()} == set(words.split())
+    tests = vars(sys.modules[__name__])
+    for word, when in rows():
+        if when == "now":
+            assert f"test_{word.replace('.', '_').lower()}" in tests, word
+
+
+async def test_broker(broker_url, monkeypatch):
+    """By argument or by environment."""
+    async with make_app(broker_url) as app:
+        assert app.broker.status().state == "ready"
+    monkeypatch.setenv("ASYNCQ_BROKER_URL", broker_url)
+    async with make_app(None) as app:
+        assert app.broker.status().state == "ready"
+
+
+async def test_backend(broker_url):
+    """Nothing but RabbitMQ is configured, and results come back."""
+    async with working(make_app(broker_url)) as app:
+        assert await app.tasks["shop.add"].call(1, 2) == 3
+
+
+async def test_task_serializer(broker_url, management):
+    """Arguments travel as a JSON object, typed by the signature."""
+    app = AsyncQ("shop", broker=broker_url)
+
+    @app.task(reply=False)
+    async def store(item: Item, tags: list[str]) -> None:
+        """Nobody runs it."""
+
+    async with app:
+        await store.send(Item(name="x", due=datetime(2026, 1, 1, tzinfo=UTC)), ["a"])
+        with pytest.raises(ValidationError):
+            await store.send("no item", ["a"])
+    async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
+        message = await (await channel.get_queue("shop", ensure=False)).get(no_ack=True)
+    assert message.content_type == "application/json"
+    assert message.body == b'{"item":{"name":"x","due":"2026-01-01T00:00:00Z"},"tags":["a"]}'
+
+
+async def test_result_serializer(broker_url):
+    """The return annotation decides, on both sides."""
+    app = AsyncQ("shop", broker=broker_url)
+
+    @app.task
+    async def make() -> Item:
+        return Item(name="x", due=datetime(2026, 1, 1, tzinfo=UTC))
+
+    async with working(app):
+        assert await make.call() == Item(name="x", due=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+async def test_accept_content(broker_url):
+    """A pickle is parked, never loaded."""
+    async with working(make_app(broker_url)) as app:
+        async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
+            body = aio_pika.Message(b"cos\nsystem\n", type="shop.add", content_type="application/x-python-serialize")
+            await channel.default_exchange.publish(body, "shop")
+
+        async def parked():
+            return [letter async for letter in app.dead_letters("shop").browse()]
+
+        (letter,) = await eventually(parked)
+        assert "application/x-python-serialize" in letter.record.failure.message
+
+
+async def run_at_eta(url: str, zone) -> None:
+    async with working(make_app(url)) as app:
+        eta = datetime.now(zone) + timedelta(seconds=0.4)
+        ran_at = await app.tasks["shop.stamp"].options(eta=eta).call()
+    assert 0 <= ran_at - eta.timestamp() < 5
+
+
+async def test_timezone(broker_url):
+    """An aware datetime of any zone is one moment."""
+    await run_at_eta(broker_url, timezone(timedelta(hours=9)))
+
+
+async def test_enable_utc(broker_url):
+    """A naive datetime is refused: there is no local time on the wire."""
+    async with make_app(broker_url) as app:
+        with pytest.raises(Exception, match=r"datetime\.now\(UTC\)"):
+            app.tasks["shop.stamp"].options(eta=datetime(2030, 1, 1))  # noqa: DTZ001 - that is the point
+
+
+async def test_task_time_limit(broker_url):
+    """For a task, and as the app's default."""
+    for settings, options in (({}, {"time_limit": 0.2}), ({"time_limit_s": 0.2}, {})):
+        app = AsyncQ("shop", broker=broker_url, **settings)
+
+        @app.task(**options)
+        async def slow() -> None:
+            await asyncio.sleep(60)
+
+        async with working(app):
+            with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
+                await slow.call()
+
+
+async def test_worker_prefetch_multiplier(broker_url, management):
+    """One slot takes one task, however many wait."""
+    app, gate, running = AsyncQ("shop", broker=broker_url, slots=1), asyncio.Event(), []
+
+    @app.task
+    async def wait(number: int) -> None:
+        running.append(number)
+        await gate.wait()
+
+    async with working(app):
+        handles = [await wait.send(number) for number in range(3)]
+        await eventually(lambda: len(running) == 1)
+        assert await management.ready("shop") == 2
+        gate.set()
+        for handle in handles:
+            await handle.result(timeout=10)
+
+
+async def test_bind(broker_url):
+    """The context is the first parameter, and no part of the message."""
+    app = AsyncQ("shop", broker=broker_url)
+
+    @app.task(pass_context=True)
+    async def who(ctx: TaskContext, greeting: str) -> str:
+        return f"{greeting} {ctx.task_id} {ctx.attempt}"
+
+    async with working(app):
+        assert await who.options(task_id="me").call("hi") == "hi me 1"
+
+
+async def test_max_retries(broker_url):
+    """Three retries are four attempts, which is the default."""
+    assert len(await failing(broker_url, RetryPolicy(backoff=Fixed(0.05)), ValueError())) == 4
+
+
+async def test_autoretry_for(broker_url):
+    """Only what the policy names is tried again."""
+    policy = RetryPolicy(on=(ConnectionError,), max_attempts=2, backoff=Fixed(0.05))
+    assert len(await failing(broker_url, policy, ConnectionResetError())) == 2
+    assert len(await failing(broker_url, policy, ValueError())) == 1
+    assert len(await failing(broker_url, None, ValueError())) == 1
+
+
+async def test_retry_backoff(broker_url):
+    """Each delay is the double of the one before; never shorter."""
+    policy = RetryPolicy(max_attempts=4, backoff=Exponential(first=0.1, factor=2), jitter=False)
+    first, second, third = gaps(await failing(broker_url, policy, ValueError()))
+    assert first >= 0.1
+    assert second >= 0.2
+    assert third >= 0.4
+
+
+async def test_retry_backoff_max(broker_url):
+    """The cap holds: without it the second delay would be 10 s."""
+    policy = RetryPolicy(max_attempts=3, backoff=Exponential(first=0.1, factor=100, max=0.2), jitter=False)
+    _, second = gaps(await failing(broker_url, policy, ValueError()))
+    assert 0.2 <= second < 5
+
+
+async def test_retry_jitter(broker_url):
+    """Between half of the backoff and all of it."""
+    policy = RetryPolicy(max_attempts=2, backoff=Fixed(0.2), jitter=True)
+    (gap,) = gaps(await failing(broker_url, policy, ValueError()))
+    assert gap >= 0.1
+
+
+async def test_self_retry(broker_url):
+    """`raise Retry(after=...) from exc` is exact, and `exc` is what is recorded in the end."""
+    app, began = AsyncQ("shop", broker=broker_url), []
+
+    @app.task(retry=RetryPolicy(max_attempts=2))
+    async def fetch() -> None:
+        began.append(time.monotonic())
+        try:
+            {}["missing"]
+        except KeyError as error:
+            raise Retry(after=0.3) from error
+
+    async with working(app):
+        with pytest.raises(TaskFailed, match="KeyError"):
+            await fetch.call()
+    (gap,) = gaps(began)
+    assert gap >= 0.3
+
+
+async def test_update_state(broker_url):
+    """Progress with a label reaches the sender while the task runs."""
+    app = AsyncQ("shop", broker=broker_url)
+
+    @app.task(pass_context=True)
+    async def work(ctx: TaskContext) -> None:
+        await ctx.progress(25, 100, label="PROCESSING")
+
+    async with working(app):
+        handle = await work.send()
+        (update,) = [update async for update in handle.updates()]
+    assert (update.done, update.total, update.label) == (25, 100, "PROCESSING")
+
+
+async def test_delay(broker_url):
+    """`send`, and its blocking form."""
+    async with working(make_app(broker_url)) as app:
+        add = app.tasks["shop.add"]
+        assert await (await add.send(1, 2)).result(timeout=10) == 3
+        handle = await asyncio.to_thread(app.sync.send, add.s(3, 4))
+        assert await asyncio.to_thread(handle.result, 10) == 7
+        await asyncio.to_thread(app.sync.close)
+
+
+async def test_apply_async(broker_url):
+    """Queue, id and headers of one send."""
+    async with make_app(broker_url) as app:
+        other = AsyncQ("other", broker=broker_url)
+
+        @other.task
+        async def nothing() -> None:
+            """It brings its queue."""
+
+        async with other:
+            options = {"queue": "other", "task_id": "id-1", "headers": {"tenant": "a"}, "reply": False}
+            handle = await app.tasks["shop.add"].options(**options).send(1, 2)
+    assert handle.id == "id-1"
+    async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
+        message = await (await channel.get_queue("other", ensure=False)).get(no_ack=True)
+    assert (message.correlation_id, message.headers["tenant"]) == ("id-1", "a")
+
+
+async def test_countdown(broker_url):
+    """A fraction of a second, never early; and a later one is not in its way."""
+    async with working(make_app(broker_url)) as app:
+        stamp = app.tasks["shop.stamp"]
+        await stamp.options(delay=timedelta(hours=1), reply=False).send()
+        sent_at = time.time()
+        assert await stamp.options(delay=0.5).call() - sent_at >= 0.5
+
+
+async def test_eta(broker_url):
+    """In UTC."""
+    await run_at_eta(broker_url, UTC)
+
+
+async def test_asyncresult(broker_url):
+    """The handle has the id, and waits as often as it is asked."""
+    async with working(make_app(broker_url)) as app:
+        handle = await app.tasks["shop.add"].send(1, 2)
+        assert len(handle.id) == 36
+        assert [await handle.result(timeout=10) for _ in range(2)] == [3, 3]
+
+
+async def test_get(broker_url):
+    """With a timeout; the default of `call` is a setting."""
+    async with working(make_app(broker_url)) as app:
+        handle = await app.tasks["shop.add"].send(1, 2)
+        assert await handle.result(timeout=10) == 3
+    assert load_settings().call_timeout_s == 60

@@ -1,0 +1,182 @@
+"""Uses that must be accepted, with the types that they must have. Checked by mypy and pyright, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from asyncq import (
+    AsyncQ,
+    Exponential,
+    Progress,
+    ResultHandle,
+    RetryPolicy,
+    Signature,
+    Task,
+    TaskContext,
+    current_context,
+)
+
+app = AsyncQ("shop")
+
+
+class Receipt(BaseModel):
+    """What the mail server said."""
+
+    message_id: str
+
+
+# --- declarations: with and without parentheses, `async def` and `def`, with and without the context
+
+
+@app.task
+async def plain(to: str, copies: int = 1) -> Receipt:
+    return Receipt(message_id=f"{to}{copies}")
+
+
+@app.task
+def plain_thread(to: str) -> int:
+    return len(to)
+
+
+@app.task()
+async def with_parentheses(to: str, *, copies: int = 1) -> Receipt:
+    return Receipt(message_id=f"{to}{copies}")
+
+
+@app.task(
+    name="shop.other",
+    queue="mail",
+    retry=RetryPolicy(on=(ConnectionError,), backoff=Exponential(first=1)),
+    time_limit=timedelta(seconds=30),
+    reply=False,
+)
+def with_options(to: str) -> list[int]:
+    return [len(to)]
+
+
+@app.task(pass_context=True, queue="mail")
+async def with_context(ctx: TaskContext, to: str, copies: int = 1) -> Receipt:
+    await ctx.progress(25, 100, label="PROCESSING", file="a.png")
+    assert_type(ctx.task_id, str)
+    assert_type(ctx.attempt, int)
+    assert_type(ctx.deadline, datetime | None)
+    assert_type(ctx.cancelled, bool)
+    ctx.log.info("sending", to=to, copies=copies)
+    return Receipt(message_id=to)
+
+
+@app.task(pass_context=True, time_limit=5)
+def with_context_thread(ctx: TaskContext, to: str) -> None:
+    ctx.sync.progress(1, 2, label=to)
+    handle = ctx.sync.send(plain.s("x"))
+    assert_type(handle.result(timeout=1), Receipt)
+    assert_type(ctx.sync.call(plain_thread.s("x")), int)
+
+
+@app.task(pass_context=False)
+async def without_context(n: int) -> int:
+    return n
+
+
+@app.task
+async def nothing() -> None:
+    assert_type(current_context(), TaskContext)
+
+
+# --- a task is a Task of what it takes and what it returns; the context is no part of it
+
+
+def takes_a_task(task: Task[[str], int]) -> None:
+    assert_type(task.s("x"), Signature[int])
+
+
+def takes_any_task(task: Task[..., Any]) -> str:
+    return task.name
+
+
+takes_a_task(plain_thread)
+takes_any_task(plain)
+takes_any_task(with_context_thread)
+
+
+# --- sending
+
+
+async def sends() -> None:
+    async with app:
+        assert_type(await plain.send("x", 2), ResultHandle[Receipt])
+        assert_type(await plain.send("x", copies=2), ResultHandle[Receipt])
+        assert_type(await plain_thread.send("x"), ResultHandle[int])
+        assert_type(await with_parentheses.send("x", copies=3), ResultHandle[Receipt])
+        assert_type(await with_options.send("x"), ResultHandle[list[int]])
+        assert_type(await with_context.send("x", 3), ResultHandle[Receipt])
+        assert_type(await with_context_thread.send(to="x"), ResultHandle[None])
+        assert_type(await nothing.send(), ResultHandle[None])
+
+
+async def calls() -> None:
+    assert_type(await plain.call("x"), Receipt)
+    assert_type(await plain_thread.call("x"), int)
+    assert_type(await with_context.call("x", copies=3), Receipt)
+    assert_type(await without_context.call(3), int)
+    await with_context_thread.call("x")
+    await nothing.call()
+
+
+async def options() -> None:
+    later = plain.options(delay=10, queue="other", task_id="t", headers={"shop-a": 1}, reply=True)
+    assert_type(await later.send("x", copies=2), ResultHandle[Receipt])
+    assert_type(await later.call("x"), Receipt)
+    assert_type(later.s("x"), Signature[Receipt])
+    assert_type(await with_context.options(eta=datetime.now(UTC)).send("x"), ResultHandle[Receipt])
+    assert_type(await plain_thread.options(delay=timedelta(1), timeout=3).call("x"), int)
+    assert_type(plain.s("x").options(delay=3), Signature[Receipt])
+
+
+async def signatures() -> None:
+    assert_type(plain.s("x", 2), Signature[Receipt])
+    assert_type(with_context_thread.s("x"), Signature[None])
+    assert_type(await app.send_many(plain.s(to) for to in ("a", "b")), list[ResultHandle[Receipt]])
+    assert_type(await app.send_many([plain_thread.s("x")]), list[ResultHandle[int]])
+    mixed: list[Signature[Receipt | int]] = [plain.s("x"), plain_thread.s("x")]
+    assert_type(await app.send_many(mixed), list[ResultHandle[Receipt | int]])
+
+
+async def results() -> None:
+    handle = await plain.send("x")
+    assert_type(handle.id, str)
+    assert_type(await handle.result(), Receipt)
+    assert_type(await handle.result(timeout=3), Receipt)
+    assert_type(await handle.result(timedelta(seconds=3)), Receipt)
+    assert_type((await handle.result()).message_id, str)
+    assert_type(handle.updates(), AsyncIterator[Progress])
+    async for update in handle.updates():
+        assert_type(update, Progress)
+
+
+async def by_name() -> None:
+    assert_type(await app.send("shop.unknown", {"to": "x"}, delay=3), ResultHandle[Any])
+    assert_type(await app.send(plain.s("x")), ResultHandle[Receipt])
+    assert_type(await app.call(plain.s("x")), Receipt)
+
+
+def blocking() -> None:
+    assert_type(app.sync.send(plain.s("x")).result(timeout=3), Receipt)
+    assert_type(app.sync.call(with_context.s("x")), Receipt)
+
+
+# --- calling the function itself, as in a unit test
+
+
+async def direct(context: TaskContext) -> None:
+    assert_type(await plain("x", copies=2), Receipt)
+    assert_type(plain_thread("x"), int)
+    assert_type(with_options("x"), list[int])
+    assert_type(await with_context(context, "x", 3), Receipt)
+    with_context_thread(context, to="x")
+    coroutine: Coroutine[Any, Any, Receipt] = plain("x")
+    await coroutine

@@ -1,0 +1,87 @@
+"""The public surface is pinned: a change here is a decision, not an accident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from pydantic import BaseModel
+
+import asyncq
+from asyncq import errors
+
+PUBLIC = [
+    "AsyncQ",
+    "AsyncQError",
+    "BrokerError",
+    "Exponential",
+    "Fixed",
+    "NotSent",
+    "PartlySent",
+    "Progress",
+    "PublishError",
+    "PublishUncertain",
+    "Reject",
+    "ReplyLost",
+    "ResultError",
+    "ResultHandle",
+    "ResultTimeout",
+    "Retry",
+    "RetryPolicy",
+    "Settings",
+    "Signature",
+    "Snooze",
+    "Task",
+    "TaskContext",
+    "TaskFailed",
+    "TaskRejected",
+    "TimeLimitExceeded",
+    "Unroutable",
+    "current_context",
+]
+
+
+def test_the_public_names_are_these_and_sorted():
+    """`asyncq.__all__`, written down a second time on purpose."""
+    assert asyncq.__all__ == sorted(PUBLIC)
+    assert all(hasattr(asyncq, name) for name in PUBLIC)
+
+
+def test_every_error_is_drawn_in_the_tree_of_the_errors_module():
+    """Whoever reads errors.py sees them all, and each has a docstring and the common base."""
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        assert issubclass(kind, errors.AsyncQError), name
+        assert kind.__doc__, name
+        assert name in (errors.__doc__ or ""), name
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and name[0] != "_"}
+    assert classes - {"Any", "Sequence"} == set(errors.__all__)
+
+
+def test_importing_asyncq_loads_neither_the_amqp_client_nor_the_command_line():
+    """A web process that imports its tasks pays for what it uses."""
+    code = "import asyncq, sys; print([m for m in ('aio_pika', 'typer', 'rich', 'structlog') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_task_is_sent_by_name_with_a_mapping_or_a_model_whatever_its_parameters_look_like():
+    """Also where the one parameter is the message itself, and where parameters are positional-only."""
+
+    class Mail(BaseModel):
+        to: str
+
+    app = asyncq.AsyncQ("shop")
+
+    @app.task
+    async def mail(message: Mail) -> None: ...
+
+    @app.task
+    async def add(a: int, /, b: int = 2) -> None: ...
+
+    assert (
+        app.signature("shop.mail", {"to": "x"}).body == app.signature("shop.mail", Mail(to="x")).body == b'{"to":"x"}'
+    )
+    assert app.signature("shop.add", {"a": 1}).body == b'{"a":1}'
+    unknown = app.signature("billing.charge", Mail(to="x"))
+    assert (unknown.body, unknown.queue) == (b'{"to":"x"}', "billing")

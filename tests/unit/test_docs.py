@@ -1,0 +1,65 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from asyncq.errors import __all__ as error_names
+from asyncq.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_compiles(page):
+    """Top-level awaits stand for "inside a coroutine"."""
+    for block in blocks(page):
+        compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("name", ["tasks.md", "failures.md"])
+def test_the_declarations_of_the_guides_can_be_executed(name):
+    """All blocks of a page, one after the other, against the real package."""
+    namespace: dict[str, object] = {"__name__": "guide"}
+    for block in blocks(ROOT / "docs" / name):
+        if not block.startswith("async with"):
+            exec(compile(block, name, "exec"), namespace)
+    assert len(namespace["app"].tasks) >= 1
+
+
+def test_the_first_task_of_the_readme_can_be_executed():
+    """What a newcomer copies first."""
+    block = next(block for block in blocks(ROOT / "README.md") if block.startswith("# shop.py"))
+    namespace: dict[str, object] = {"__name__": "shop"}
+    exec(compile(block, "shop.py", "exec"), namespace)
+    assert set(namespace["app"].tasks) == {"shop.add", "shop.send_email"}
+
+
+def test_the_page_of_settings_names_every_field_with_its_default():
+    """No more and no less."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| `(\w+)` \| `(.*?)` \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE
+    )
+    fields = {name: str(field.default) for name, field in Settings.model_fields.items()}
+    assert {name: default for name, _, default in rows} == fields
+    assert all(variable == f"ASYNCQ_{name.upper()}" for name, variable, _ in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    """And errors that are named exist."""
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+    for name in re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)`", page.read_text()):
+        if name in {"NotSent", "PublishUncertain", "PartlySent", "MessageTooLarge", "TopologyMismatch"}:
+            assert name in error_names

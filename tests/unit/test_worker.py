@@ -1,0 +1,313 @@
+"""A worker from start to drain, on a broker in memory."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from asyncq.errors import AccessRefused, InvalidOption, TopologyMismatch
+from asyncq.settings import Settings
+from asyncq.worker.worker import RunningTask, Worker
+from support import eventually
+from worker_kit import App, HandClock, Kit, make_message
+
+
+def make_worker(kit: Kit, queues: dict[str, int] | None = None, **settings: Any) -> Worker:
+    app = App(kit.tasks, kit.broker, Settings(**{"drain_timeout_s": 5, **settings}))
+    no_sender: Any = None
+    return Worker(app, no_sender, {"work": 2} if queues is None else queues, HandClock(), grace_s=0.05)
+
+
+@contextlib.asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator["asyncio.Task[int]"]:
+    task = asyncio.create_task(worker.run())
+    yield task
+    worker.stop()
+    with contextlib.suppress(AccessRefused):
+        await asyncio.wait_for(task, 10)
+
+
+async def test_a_worker_declares_its_queues_runs_what_comes_and_stops_when_asked() -> None:
+    """Its exit code is 0."""
+    kit = Kit()
+    seen = []
+
+    @kit.task()
+    async def work(n: int) -> None:
+        seen.append(n)
+
+    worker = make_worker(kit, {"work": 1, "other": 1})
+    async with running(worker) as task:
+        kit.broker.put("work", make_message("work", {"n": 1}))
+        kit.broker.put("other", make_message("work", {"n": 2}))
+        await eventually(lambda: sorted(seen) == [1, 2])
+        worker.stop()
+        assert await asyncio.wait_for(task, 10) == 0
+    assert kit.broker.declared == ["work", "other"]
+    assert worker.stats().outcomes == {"Succeeded": 2}
+
+
+async def test_a_worker_tells_what_it_runs() -> None:
+    """By task, id, attempt and queue."""
+    kit = Kit()
+    go_on = asyncio.Event()
+
+    @kit.task()
+    async def work() -> None:
+        await go_on.wait()
+
+    worker = make_worker(kit)
+    async with running(worker):
+        kit.broker.put("work", make_message("work", task_id="t"))
+        await eventually(lambda: len(worker.running()) == 1)
+        (shown,) = worker.running()
+        assert isinstance(shown, RunningTask)
+        assert (shown.task, shown.task_id, shown.attempt, shown.queue) == ("work", "t", 1, "work")
+        assert worker.stats().running == 1
+        go_on.set()
+        await eventually(lambda: worker.running() == [])
+
+
+async def test_a_drain_timeout_of_zero_takes_nothing_new_and_hands_back_at_once() -> None:
+    """The subscription is stopped all the same."""
+    kit = Kit()
+    started = []
+
+    @kit.task()
+    async def work(n: int) -> None:
+        started.append(n)
+        await asyncio.sleep(60)
+
+    worker = make_worker(kit, {"work": 1}, drain_timeout_s=0)
+    async with running(worker) as task:
+        for n in range(3):
+            kit.broker.put("work", make_message("work", {"n": n}, task_id=str(n)))
+        await eventually(lambda: started == [0])
+        worker.stop()
+        await asyncio.wait_for(task, 10)
+    assert started == [0]
+    assert len(kit.broker.queues["work"]) == 3
+    assert worker.stats().outcomes == {"Drained": 1}
+    assert worker.threads_abandoned == 0
+
+
+async def test_an_async_task_that_ignores_the_drain_is_counted_as_abandoned() -> None:
+    """Its delivery is handed back; the process must not wait for it."""
+    kit = Kit()
+    release, started = asyncio.Event(), asyncio.Event()
+
+    @kit.task()
+    async def stubborn() -> None:
+        started.set()
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    worker = make_worker(kit, drain_timeout_s=0)
+    async with running(worker) as task:
+        kit.broker.put("work", make_message("stubborn"))
+        await started.wait()
+        worker.stop()
+        assert await asyncio.wait_for(task, 10) == 0
+    assert worker.threads_abandoned == 1
+    assert len(kit.broker.queues["work"]) == 1
+    release.set()
+    await eventually(lambda: worker.threads_abandoned == 0)
+
+
+async def test_a_stopping_worker_does_not_wait_for_threads_that_were_given_up() -> None:
+    """Their deliveries are settled, and nobody can stop them."""
+    kit = Kit()
+    go_on = threading.Event()
+
+    @kit.task(time_limit_s=0.01)
+    def stuck() -> None:
+        go_on.wait(30)
+
+    worker = make_worker(kit, drain_timeout_s=60)
+    try:
+        async with running(worker) as task:
+            kit.broker.put("work", make_message("stuck"))
+            await eventually(lambda: kit.broker.dead["work"])
+            await eventually(lambda: worker.stats().overdue == 1)
+            worker.stop()
+            assert await asyncio.wait_for(task, 5) == 0
+        assert worker.threads_abandoned == 1
+    finally:
+        go_on.set()
+    await eventually(lambda: worker.threads_abandoned == 0)
+
+
+async def test_a_worker_that_is_cancelled_cancels_what_it_runs() -> None:
+    """Nothing is settled: the broker has it all back with the connection."""
+    kit = Kit()
+    started, ended = asyncio.Event(), []
+
+    @kit.task()
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(1)
+
+    task = asyncio.create_task(make_worker(kit).run())
+    kit.broker.put("work", make_message("work"))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: ended == [1])
+    assert "ack" not in kit.broker.log
+
+
+async def test_a_deleted_queue_is_declared_and_consumed_again_while_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what happened."""
+    monkeypatch.setattr("asyncq.worker.consuming._FIRST_PAUSE_S", 0.01)
+    kit = Kit()
+    seen = []
+
+    @kit.task()
+    async def work(n: int) -> None:
+        seen.append(n)
+
+    worker = make_worker(kit, {"work": 1, "other": 1})
+    async with running(worker):
+        await eventually(lambda: len(kit.broker.subscriptions) == 2)
+        subscription = next(item for item in kit.broker.subscriptions if item._queue == "work")
+        subscription.delete()
+        await eventually(lambda: kit.broker.declared == ["work", "other", "work"])
+        kit.broker.put("other", make_message("work", {"n": 1}))
+        kit.broker.put("work", make_message("work", {"n": 2}))
+        await eventually(lambda: sorted(seen) == [1, 2])
+    assert "the queue was deleted" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConnectionError("odd"), TypeError("a bug")])
+async def test_an_error_of_the_adapter_is_logged_and_the_queue_consumed_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug there must not end the worker."""
+    monkeypatch.setattr("asyncq.worker.consuming._FIRST_PAUSE_S", 0.01)
+    kit = Kit()
+    seen = []
+
+    @kit.task()
+    async def work() -> None:
+        seen.append(1)
+
+    worker = make_worker(kit)
+    async with running(worker):
+        await eventually(lambda: len(kit.broker.subscriptions) == 1)
+        subscription = kit.broker.subscriptions[0]
+        subscription._gone = error  # type: ignore[assignment]
+        subscription.wake()
+        await eventually(lambda: kit.broker.subscriptions and kit.broker.subscriptions[0] is not subscription)
+        kit.broker.put("work", make_message("work"))
+        await eventually(lambda: seen == [1])
+    assert "consuming failed" in caplog.text
+
+
+async def test_a_broker_that_refuses_us_ends_the_worker_with_its_error() -> None:
+    """Trying again would not help; what runs on other queues may finish."""
+    kit = Kit()
+    worker = make_worker(kit, {"work": 1, "other": 1})
+    async with running(worker) as task:
+        await eventually(lambda: len(kit.broker.subscriptions) == 2)
+        subscription = kit.broker.subscriptions[0]
+        subscription._gone = AccessRefused("no permission to read")  # type: ignore[assignment]
+        subscription.wake()
+        with pytest.raises(AccessRefused, match="no permission"):
+            await asyncio.wait_for(task, 10)
+
+
+async def test_a_queue_with_other_arguments_ends_the_worker_before_it_begins() -> None:
+    """The error is the adapter's."""
+    kit = Kit()
+
+    async def ensure(queues: object) -> None:
+        raise TopologyMismatch("x-max-length differs")
+
+    kit.broker.ensure = ensure  # type: ignore[method-assign,assignment]
+    with pytest.raises(TopologyMismatch):
+        await make_worker(kit).run()
+
+
+@pytest.mark.parametrize("queues", [{}, {"work": 0}])
+async def test_a_worker_without_queues_or_slots_is_refused(queues: dict[str, int]) -> None:
+    """It would do nothing for ever."""
+    with pytest.raises(InvalidOption):
+        make_worker(Kit(), queues)
+
+
+async def test_a_worker_that_waits_for_the_broker_stops_at_once() -> None:
+    """It has nothing that a drain timeout could be for."""
+    kit = Kit()
+    connecting = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def away(queue: str, *, slots: int) -> AsyncIterator[Any]:
+        connecting.set()
+        await asyncio.Event().wait()
+        yield
+
+    kit.broker.consume = away  # type: ignore[method-assign,assignment]
+    worker = make_worker(kit, drain_timeout_s=60)
+    async with running(worker) as task:
+        await connecting.wait()
+        worker.stop()
+        assert await asyncio.wait_for(task, 2) == 0
+
+
+async def test_a_queue_that_waits_for_the_broker_does_not_cut_short_what_another_one_runs() -> None:
+    """The worker ends with the running task."""
+    kit = Kit()
+    go_on, done = asyncio.Event(), []
+
+    @kit.task()
+    async def work() -> None:
+        await go_on.wait()
+        done.append(1)
+
+    consume = kit.broker.consume
+
+    @contextlib.asynccontextmanager
+    async def partly_away(queue: str, *, slots: int) -> AsyncIterator[Any]:
+        if queue == "away":
+            await asyncio.Event().wait()
+        async with consume(queue, slots=slots) as subscription:
+            yield subscription
+
+    kit.broker.consume = partly_away  # type: ignore[method-assign,assignment]
+    worker = make_worker(kit, {"away": 1, "work": 1}, drain_timeout_s=60)
+    async with running(worker) as task:
+        kit.broker.put("work", make_message("work"))
+        await eventually(lambda: len(worker.running()) == 1)
+        worker.stop()
+        worker.stop()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        go_on.set()
+        assert await asyncio.wait_for(task, 2) == 0
+    assert done == [1]
+    assert worker.stats().outcomes == {"Succeeded": 1}
+
+
+async def test_a_worker_that_is_stopped_before_it_runs_takes_nothing() -> None:
+    """Its queues are declared, and that is all."""
+    kit = Kit()
+
+    @kit.task()
+    async def work() -> None: ...
+
+    kit.broker.put("work", make_message("work"))
+    worker = make_worker(kit)
+    worker.stop()
+    assert await asyncio.wait_for(worker.run(), 2) == 0
+    assert len(kit.broker.queues["work"]) == 1
+    assert worker.stats().outcomes == {}

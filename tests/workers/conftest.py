@@ -1,0 +1,97 @@
+"""The sample workers as modules, each with folders of the test's own, and a real mail server."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiosmtpd.smtp import SMTP
+
+WORKERS = Path(__file__).resolve().parents[2] / "workers"
+sys.path.insert(0, str(WORKERS))
+
+import images  # noqa: E402 - found by the line above
+import mail  # noqa: E402
+import reports  # noqa: E402
+
+
+class MailServer:
+    """A real SMTP server on loopback that answers as it is told to.
+
+    Attributes:
+        port: Where it listens.
+        answers: What it says to the next RCPT commands; then it accepts.
+        mails: The content of the mails that it took.
+    """
+
+    def __init__(self):
+        self.port = 0
+        self.answers = []
+        self.asked = 0
+        self.mails = []
+
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802 - aiosmtpd's name
+        self.asked += 1
+        if self.answers:
+            return self.answers.pop(0)
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802 - aiosmtpd's name
+        self.mails.append(envelope.content)
+        return "250 2.0.0 OK"
+
+
+@pytest.fixture
+async def mail_server() -> AsyncIterator[MailServer]:
+    """A running mail server."""
+    handler = MailServer()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: SMTP(handler, hostname="localhost"), "127.0.0.1", 0)
+    handler.port = server.sockets[0].getsockname()[1]
+    yield handler
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+def mail_settings(tmp_path, monkeypatch):
+    """The mail worker's settings; call it with what should be different."""
+
+    def use(**changes):
+        given = {"smtp_host": "127.0.0.1", "sender": "us@example.org", "attachments_dir": tmp_path / "attachments"}
+        monkeypatch.setattr(mail, "settings", mail.MailSettings(**{**given, **changes}))
+        return mail.settings
+
+    (tmp_path / "attachments").mkdir()
+    use()
+    return use
+
+
+@pytest.fixture
+def image_settings(tmp_path, monkeypatch):
+    """The images worker's settings; call it with what should be different."""
+
+    def use(**changes):
+        given = {"input_dir": tmp_path / "pictures", "output_dir": tmp_path / "converted"}
+        monkeypatch.setattr(images, "settings", images.ImagesSettings(**{**given, **changes}))
+        return images.settings
+
+    (tmp_path / "pictures").mkdir()
+    use()
+    return use
+
+
+@pytest.fixture
+def report_settings(tmp_path, monkeypatch):
+    """The reports worker's settings; call it with what should be different."""
+
+    def use(**changes):
+        given = {"input_dir": tmp_path / "csv", "output_dir": tmp_path / "reports"}
+        monkeypatch.setattr(reports, "settings", reports.ReportsSettings(**{**given, **changes}))
+        return reports.settings
+
+    (tmp_path / "csv").mkdir()
+    use()
+    return use

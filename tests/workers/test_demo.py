@@ -1,0 +1,220 @@
+"""The demo: as a whole against a real broker, and that its checks can say no."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import images
+from demo import checks, samples
+from demo.settings import DemoError, Run
+from demo.story import Outcomes
+from support import eventually
+
+WORKERS = Path(images.__file__).parent
+
+
+def start_demo(broker_url, output, **environment):
+    """Start the demo with one painted picture, beside the one that is cut short."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "demo"],
+        cwd=WORKERS,
+        env={
+            **os.environ,
+            "ASYNCQ_BROKER_URL": broker_url,
+            "DEMO_OUTPUT": str(output),
+            "DEMO_SAMPLES": "1",
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_of(folder):
+    """Return the processes that have a folder's name in their command line or environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            known = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in known and int(process.name) != os.getpid():
+            found.append(process.name)
+    return found
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+
+
+async def whole_run(*arguments, **environment):
+    """Run the demo to its end and return what it said."""
+    demo = start_demo(*arguments, **environment)
+    output, _ = await asyncio.to_thread(demo.communicate, timeout=100)
+    assert demo.returncode == 0, output
+    assert "All of it is true." in output
+    assert " NO " not in output
+    return output
+
+
+@needs_proc
+async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url, management, tmp_path):
+    """KEEP=1 leaves workers and dead letters; the next run has its own, and leaves nothing."""
+    kept, passing = tmp_path / "kept", tmp_path / "passing"
+    output = await whole_run(broker_url, kept, KEEP="1")
+    (command,) = re.findall(r"kill ([\d ]+\d)", output)
+    pids = [int(pid) for pid in command.split()]
+    try:
+        await whole_run(broker_url, passing)
+        assert not processes_of(passing)
+        left = [name for name in await management.queues() if name.startswith("demo-")]
+        (run,) = kept.iterdir()
+        assert len(left) == 6
+        assert all(name.startswith(f"demo-{run.name}.") for name in left)
+        assert len(processes_of(kept)) == 4
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+    await eventually(lambda: not processes_of(kept), timeout=30)
+
+
+@needs_proc
+async def test_an_interrupted_demo_cleans_up(broker_url, tmp_path):
+    """Ctrl-C while the workers are busy: all processes end, and the exit code says so."""
+    demo = start_demo(broker_url, tmp_path, DEMO_SAMPLES="3")
+    await eventually(lambda: list(tmp_path.glob("*/converted/webp/*.webp")), timeout=60)
+    demo.send_signal(signal.SIGINT)
+    output, _ = await asyncio.to_thread(demo.communicate, timeout=60)
+    assert demo.returncode == 130, output
+    assert not processes_of(tmp_path)
+
+
+@needs_proc
+async def test_a_demo_that_nobody_reads_cleans_up(broker_url, tmp_path):
+    """As with `make demo | head`: the pipe is closed early, and the run goes to its end."""
+    demo = start_demo(broker_url, tmp_path)
+    demo.stdout.readline()
+    demo.stdout.close()
+    assert await asyncio.to_thread(demo.wait, 100) == 0
+    assert not processes_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_folder_without_pictures_is_told_so(tmp_path, content):
+    """Before anything is started."""
+    if content is not None:
+        (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(DemoError, match="holds no picture"):
+        samples.take_all(tmp_path, tmp_path / "to")
+
+
+def test_the_users_pictures_are_taken_with_their_folders(tmp_path):
+    """And stay as they are: what is cut short is a copy."""
+    source, to = tmp_path / "source", tmp_path / "to"
+    (source / "sub").mkdir(parents=True)
+    to.mkdir()
+    for name in ("a.jpg", "sub/b.PNG"):
+        Image.effect_noise((64, 64), 90).save(source / name)
+    before = (source / "a.jpg").read_bytes()
+    names = samples.take_all(source, to)
+    assert names == ["a.jpg", "sub/b.PNG"]
+    assert samples.cut_short(to, names) == samples.TRUNCATED
+    assert (to / samples.TRUNCATED).read_bytes() == before[: len(before) // 2]
+    assert (source / "a.jpg").read_bytes() == before
+    assert not samples.decodes(to / samples.TRUNCATED)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_pictures_with_names_in_an_old_encoding_are_taken(tmp_path):
+    """Two names that look alike in UTF-8 stay two pictures."""
+    (tmp_path / "to").mkdir()
+    (tmp_path / "source").mkdir()
+    for name in (b"gr\xfc\xdfe.png", b"gr\xfd\xdfe.png"):
+        Image.effect_noise((64, 64), 90).save(os.path.join(os.fsencode(tmp_path / "source"), name), "PNG")  # noqa: PTH118
+    names = samples.take_all(tmp_path / "source", tmp_path / "to")
+    assert len(set(names)) == 2
+    assert all((tmp_path / "to" / name.encode().decode()).is_file() for name in names)
+
+
+def test_what_is_cut_short_begins_as_a_picture(tmp_path):
+    """A file that only calls itself a JPEG does not serve; where there is none at all, one is painted."""
+    (tmp_path / "a.jpg").write_bytes(b"no picture at all")
+    samples.cut_short(tmp_path, ["a.jpg"])
+    assert samples.readable(tmp_path / samples.TRUNCATED)
+    assert not samples.decodes(tmp_path / samples.TRUNCATED)
+
+
+@pytest.fixture
+def converted(tmp_path, image_settings):
+    """A run with one picture, really converted, and the checks' view of it."""
+    run = Run("test", tmp_path)
+    image_settings(input_dir=run.pictures, output_dir=run.converted, thumbnail_edges=(64,))
+    Image.effect_noise((200, 100), 90).save(run.pictures / "a.jpg")
+    content = (run.pictures / "a.jpg").read_bytes()
+    (run.pictures / samples.TRUNCATED).write_bytes(content[: len(content) // 2])
+    outcomes = Outcomes(images.describe("a.jpg"))
+    outcomes.converted["a.jpg"] = images.convert_picture("a.jpg", lambda *_: None)
+    outcomes.failed[samples.TRUNCATED] = None
+
+    def failed():
+        found = checks.check_pictures(run, ["a.jpg", samples.TRUNCATED], outcomes)
+        return [check.sentence for check in found if not check.holds]
+
+    return run, outcomes, failed
+
+
+def test_the_checks_hold_for_what_is_right(converted):
+    """Otherwise the next tests would prove nothing."""
+    assert converted[2]() == []
+
+
+@pytest.mark.parametrize("harm", ["cut", "swap", "remove", "leftover"])
+def test_the_checks_notice_what_is_wrong_on_disk(converted, harm):
+    """A file cut short, of other dimensions, missing, or one too many."""
+    run, outcomes, failed = converted
+    webp = run.converted / outcomes.converted["a.jpg"].webp.path
+    match harm:
+        case "cut":
+            webp.write_bytes(webp.read_bytes()[:-100])
+        case "swap":
+            webp.write_bytes((run.converted / outcomes.converted["a.jpg"].thumbnails[0].path).read_bytes())
+        case "remove":
+            webp.unlink()
+        case "leftover":
+            webp.with_suffix(".tmp").touch()
+    assert len(failed()) >= 1
+
+
+def test_the_checks_notice_a_sound_picture_that_failed(converted):
+    """A worker that dead-letters everything does not pass."""
+    _, outcomes, failed = converted
+    del outcomes.converted["a.jpg"]
+    outcomes.failed["a.jpg"] = None
+    assert any("no picture that can be decoded did" in sentence for sentence in failed())
+
+
+def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
+    """Exactly what failed, with the right error type, and nothing in the other queues."""
+
+    class Failure:
+        type = "images.BrokenPictureError"
+
+    outcomes = Outcomes(None, failed={samples.TRUNCATED: Failure}, task_ids={samples.TRUNCATED: "t1"})
+    right = {"images": [{"id": "t1", "error_type": Failure.type}], "reports": [], "mail": []}
+    assert all(check.holds for check in checks.check_dead_letters(right, outcomes))
+    for wrong in (
+        {**right, "images": []},
+        {**right, "images": right["images"] * 2},
+        {**right, "images": [{"id": "t2", "error_type": Failure.type}]},
+        {**right, "images": [{"id": "t1", "error_type": "builtins.OSError"}]},
+        {**right, "mail": [{"id": "t3", "error_type": "x"}]},
+    ):
+        assert not all(check.holds for check in checks.check_dead_letters(wrong, outcomes))
