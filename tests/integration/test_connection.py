@@ -227,6 +227,21 @@ async def test_an_app_whose_opening_is_given_up_at_any_moment_leaves_no_connecti
         await eventually(lambda: not {task for task in asyncio.all_tasks() - before if "Proxy" not in repr(task)})
 
 
+async def test_an_app_whose_leaving_is_given_up_at_any_moment_leaves_no_connection_and_no_task(broker_url):
+    """Cancelled after each of many turns of the event loop."""
+    async with proxy_of(broker_url) as proxy:
+        before = asyncio.all_tasks()
+        for turns in range(1, 20):
+            app = await make_app(proxy.url).__aenter__()
+            leaving = asyncio.create_task(app.__aexit__(None, None, None))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait({leaving})
+        await eventually(lambda: proxy.open == 0, timeout=20)
+        await eventually(lambda: not {task for task in asyncio.all_tasks() - before if "Proxy" not in repr(task)})
+
+
 async def test_a_send_that_is_given_up_at_any_moment_harms_no_other(broker_url):
     """Neither the one that waits for the channel, nor those under way."""
     async with proxy_of(broker_url) as proxy, make_app(proxy.url) as app:

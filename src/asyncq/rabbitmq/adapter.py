@@ -37,6 +37,7 @@ from asyncq.rabbitmq.properties import properties_from
 from asyncq.rabbitmq.publisher import Publisher, Target
 from asyncq.rabbitmq.replies import RabbitMailbox
 from asyncq.rabbitmq.topology import Names, apply, base_plan, queue_plan
+from asyncq.rabbitmq.undisturbed import undisturbed
 from asyncq.settings import Settings
 
 __all__ = ["RabbitMQ"]
@@ -89,6 +90,9 @@ class RabbitMQ:
     async def close(self) -> None:
         """See `asyncq.broker.Broker.close`."""
         self._is_open = False
+        await undisturbed(self._close())
+
+    async def _close(self) -> None:
         await asyncio.gather(self._publishing.close(), self._consuming.close(), self._administration.close())
 
     def status(self) -> BrokerStatus:

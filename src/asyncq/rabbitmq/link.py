@@ -27,6 +27,7 @@ from asyncq.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotOpen
 from asyncq.loggers import get_logger
 from asyncq.rabbitmq.connection import ConnectOptions, close_connection, connect, release_writers
 from asyncq.rabbitmq.failures import broker_text, connect_error, safe_url
+from asyncq.rabbitmq.undisturbed import undisturbed
 
 __all__ = ["Link"]
 
@@ -79,7 +80,10 @@ class Link:
             raise
 
     async def close(self) -> None:
-        """Close the connection and stop supervising. Idempotent."""
+        """Close the connection and stop supervising, also when the caller is cancelled meanwhile. Idempotent."""
+        await undisturbed(self._close())
+
+    async def _close(self) -> None:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.cancel()
