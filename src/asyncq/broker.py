@@ -81,6 +81,14 @@ class Queue:
 
     name: str
 
+    @property
+    def queue(self) -> str:
+        """The queue that a message for this address ends in."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"queue {self.name!r}"
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -89,12 +97,28 @@ class Exchange:
     name: str
     key: str
 
+    @property
+    def queue(self) -> str:
+        """The queue that a message for this address ends in: keys are queue names."""
+        return self.key
+
+    def __str__(self) -> str:
+        return f"queue {self.key!r}"
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyTo:
     """The address that a message gave for its reply."""
 
     name: str
+
+    @property
+    def queue(self) -> str:
+        """The queue that a message for this address ends in."""
+        return self.name
+
+    def __str__(self) -> str:
+        return f"reply queue {self.name!r}"
 
 
 Address = Queue | Exchange | ReplyTo

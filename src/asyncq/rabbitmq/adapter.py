@@ -22,7 +22,6 @@ from asyncq.broker import (
     Publication,
     Queue,
     QueueSpec,
-    ReplyTo,
 )
 from asyncq.errors import AccessRefused, AsyncQError, BrokerError, NotSent, PublishError, Unroutable
 from asyncq.loggers import get_logger
@@ -143,7 +142,7 @@ class RabbitMQ:
             except PublishError as error:
                 return error
             except AsyncQError as error:  # of this one alone: the others are under way
-                refused = NotSent(f"A message for {_target(item.to).words} was not sent: {error}")
+                refused = NotSent(f"A message for {item.to} was not sent: {error}")
                 refused.__cause__ = error
                 return refused
             return None
@@ -151,7 +150,7 @@ class RabbitMQ:
         return list(await asyncio.gather(*map(one, items)))
 
     async def _publish_delayed(self, message: Message, to: Address, delay: Delay, timeout_s: float) -> None:
-        queue = _queue_of(to)
+        queue = to.queue
         properties = properties_from(message)
         properties.priority = None  # inside the ladder a priority would overtake, and so delay, others
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -220,16 +219,7 @@ class RabbitMQ:
         return RabbitDeadLetters(self._names, queue, self.publish, self._administration.channel)
 
 
-def _queue_of(to: Address) -> str:
-    """Return the queue that a delayed message ends in."""
-    return to.key if isinstance(to, Exchange) else to.name
-
-
 def _target(to: Address) -> Target:
-    match to:
-        case Exchange(name, key):
-            return Target(name, key, f"queue {key!r}")
-        case Queue(name):
-            return Target("", name, f"queue {name!r}")
-        case ReplyTo(name):
-            return Target("", name, f"reply queue {name!r}")
+    if isinstance(to, Exchange):
+        return Target(to.name, to.key, str(to))
+    return Target("", to.name, str(to))  # the default exchange: its keys are the queues' names

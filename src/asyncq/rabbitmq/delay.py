@@ -59,11 +59,11 @@ import asyncio
 import aiormq.exceptions as amqp
 
 from asyncq.broker import Delay
-from asyncq.errors import Unroutable
 from asyncq.queue_names import check_queue_name
 from asyncq.rabbitmq.declarations import Declaration
 from asyncq.rabbitmq.delay_routing import entry_key, path_plan, rounded_units
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
+from asyncq.rabbitmq.publish_errors import no_destination
 from asyncq.rabbitmq.topology import Names, OpenChannel, apply, destination_binding
 from asyncq.rabbitmq.undisturbed import undisturbed
 
@@ -161,10 +161,7 @@ async def _check_destination(open_channel: OpenChannel, queue: str) -> None:
         async with open_channel() as channel:
             await channel.queue_declare(queue, passive=True)
     except amqp.ChannelNotFoundEntity:
-        raise Unroutable(
-            f"There is no queue {queue!r}, so the delayed message for it was not sent: it would have nowhere to go "
-            "when its delay is over. Start a worker for the queue once, which declares it, or check the name."
-        ) from None
+        raise no_destination(queue) from None
     except asyncio.CancelledError as error:
         reraise_if_cancelled()
         raise operation_error(ConnectionError(*error.args), doing) from error

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pamqp import commands
+from pamqp.header import ContentHeader
 
 from asyncq.message import Message, new_id
 from asyncq.rabbitmq import tables
 
-__all__ = ["message_from", "properties_from"]
+__all__ = ["message_from", "properties_from", "read_message", "written_message"]
 
 _PERSISTENT = 2
 _MAX_EPOCH_S = 253_402_300_799  # the last second that a datetime can express
@@ -69,6 +70,20 @@ def message_from(properties: commands.Basic.Properties, body: bytes) -> Message:
         app_id=properties.app_id,
         priority=properties.priority,
     )
+
+
+def written_message(message: Message) -> bytes:
+    """Return the bytes of the message's properties, as they go over the wire; the body follows them there."""
+    written: bytes = ContentHeader(body_size=len(message.body), properties=properties_from(message)).marshal()
+    return written
+
+
+def read_message(written: bytes, body: bytes) -> Message:
+    """Return the message of properties that `written_message` has written."""
+    header = ContentHeader()
+    header.unmarshal(written)
+    assert header.properties is not None  # noqa: S101 - `unmarshal` sets it; a type for the checker
+    return message_from(header.properties, body)
 
 
 def _epoch_ms(timestamp: datetime | None) -> int | None:

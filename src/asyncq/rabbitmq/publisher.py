@@ -33,11 +33,11 @@ from asyncq.errors import (
     NotSent,
     PublishUncertain,
     Refused,
-    Unroutable,
 )
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import broker_text, reraise_if_cancelled
 from asyncq.rabbitmq.link import Link
+from asyncq.rabbitmq.publish_errors import too_large, unroutable, unwritable
 
 __all__ = ["Publisher", "Target"]
 
@@ -123,19 +123,12 @@ class Publisher:
         except Exception as error:
             if channel is not None and not channel.is_closed and not isinstance(error, amqp.AMQPError):
                 # The channel lives, so it is not what ended the publish: the frames could not be made.
-                raise Refused(
-                    f"The message for {target.words} cannot be written as AMQP ({type(error).__name__}: {error}). "
-                    "Nothing was sent. Look at its headers, ids and priority."
-                ) from error
+                raise unwritable(error, target.words) from error
             raise self._failed(error, body, target) from error
 
     def _check_size(self, body: bytes, target: Target) -> None:
         if len(body) > self._max_message_bytes:
-            raise MessageTooLarge(
-                f"A message of {len(body)} bytes for {target.words} was not sent: at most {self._max_message_bytes} "
-                "may be (max_message_bytes, ASYNCQ_MAX_MESSAGE_BYTES; RabbitMQ has a max_message_size of its own). "
-                "Put large data into a file or an object store, and send its name."
-            )
+            raise too_large(len(body), self._max_message_bytes, target.words)
 
     async def _open_channel(self) -> Channel:
         """Return the open channel, or open one on the connection of the moment. Waits while the broker is blocked."""
@@ -184,10 +177,7 @@ class Publisher:
     def _failed(self, error: Exception, body: bytes, target: Target) -> BrokerError:
         said = broker_text(error)
         if isinstance(error, amqp.PublishError):
-            return Unroutable(
-                f"There is no {target.words} to take the message, so it was not kept. Start a worker for it, which "
-                "declares it, or check the name."
-            )
+            return unroutable(target.words)
         if isinstance(error, amqp.DeliveryError):
             return Refused(
                 f"The broker did not take a message for {target.words}: it may be full (x-max-length with "

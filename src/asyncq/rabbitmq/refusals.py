@@ -14,7 +14,7 @@ import aiormq.exceptions as amqp
 from asyncq.errors import AccessRefused, BrokerError, TopologyMismatch
 from asyncq.rabbitmq.failures import broker_text, operation_error
 
-__all__ = ["refusal"]
+__all__ = ["mismatch", "refusal"]
 
 # PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'mail' in vhost '/': received 'quorum' but
 # current is 'classic'; or: received the value '50' of type 'byte' but current is none
@@ -42,7 +42,7 @@ def refusal(error: BaseException, kind: str, name: str, doing: str) -> BrokerErr
         doing: What was tried, in words that can follow "while".
     """
     if isinstance(error, amqp.ChannelPreconditionFailed):
-        return _mismatch(broker_text(error), doing)
+        return mismatch(broker_text(error), doing)
     if isinstance(error, amqp.ChannelLockedResource):
         return TopologyMismatch(
             f"{kind.capitalize()} {name!r} exists and is exclusive to another connection, so nobody else can use it. "
@@ -53,7 +53,8 @@ def refusal(error: BaseException, kind: str, name: str, doing: str) -> BrokerErr
     return operation_error(error, doing)
 
 
-def _mismatch(said: str, doing: str) -> TopologyMismatch:
+def mismatch(said: str, doing: str) -> TopologyMismatch:
+    """Return our error for what exists with other arguments, from the broker's words for it."""
     found = _INEQUIVALENT.search(said)
     if found is None:
         return TopologyMismatch(f"The broker refused while {doing}: {said}")

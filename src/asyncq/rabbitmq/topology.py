@@ -49,6 +49,7 @@ __all__ = [
     "OpenChannel",
     "apply",
     "base_plan",
+    "check_task_queue",
     "dead_letter_plan",
     "delay_base_plan",
     "destination_binding",
@@ -161,7 +162,7 @@ def queue_plan(names: Names, spec: QueueSpec) -> Plan:
     Raises:
         InvalidQueueName: RabbitMQ or the ladder cannot carry the name, or it is one of asyncq's own.
     """
-    _check_task_queue(names, spec.name)
+    check_task_queue(names, spec.name)
     arguments: Mapping[str, str | int] = {
         # Replicated; the only type that counts deliveries and dead-letters at least once.
         "x-queue-type": "quorum",
@@ -215,7 +216,12 @@ def reply_queue_declaration(name: str, ttl_s: float) -> QueueDeclaration:
     )
 
 
-def _check_task_queue(names: Names, name: str) -> None:
+def check_task_queue(names: Names, name: str) -> None:
+    """Check the name of a task queue.
+
+    Raises:
+        InvalidQueueName: RabbitMQ or the ladder cannot carry it, or it is one of asyncq's own.
+    """
     check_queue_name(name)
     if names.own(name):
         raise InvalidQueueName(
