@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
@@ -18,7 +18,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from asyncq.broker import Broker, DeadLetters, Identity, QueueSpec
 from asyncq.client import Client
 from asyncq.clock import Clock, SystemClock
-from asyncq.errors import AccessRefused, InvalidOption, NotOpen, WrongLoop
+from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
 from asyncq.options import Sending, SendOptions
@@ -46,7 +46,8 @@ class AsyncQ(TaskRegistry):
     Args:
         name: Letters, digits, `.`, `_`, `-`. The default prefix of its tasks' names, and their default queue.
         broker: The broker's URL (several, separated by commas, are tried in turn); without it
-            `ASYNCQ_BROKER_URL`. Or a function that makes another broker from the settings.
+            `ASYNCQ_BROKER_URL`. `memory://` is a broker in this process, for tests and for trying things out. Or a
+            function that makes another broker from the settings.
         include: Modules with more of its tasks; a worker imports them before it consumes.
         retry: The policy of `raise Retry()` in a task that has none of its own.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
@@ -77,7 +78,7 @@ class AsyncQ(TaskRegistry):
         self.settings = load_settings(**({"broker_url": url} if url is not None else {}), **settings)
         self.default_retry = retry or RetryPolicy()
         self.sync = AppSync(self._connect)
-        self._broker_factory: BrokerFactory = broker if callable(broker) else _rabbitmq
+        self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
         self._broker: Broker | None = None
         self._client: Client | None = None
@@ -114,6 +115,30 @@ class AsyncQ(TaskRegistry):
             yield self
         finally:
             await self._leave()
+
+    @contextmanager
+    def using(self, broker: BrokerFactory, clock: Clock | None = None) -> Iterator[Self]:
+        """Let the app use another broker, and another clock, until the block ends: for tests.
+
+        Args:
+            broker: Makes the broker from the settings.
+            clock: For timestamps, delays and limits; by default the machine's.
+
+        Raises:
+            AlreadyOpen: The app, or its `sync`, is open: what is open would go on with the other broker.
+        """
+        if self._entered > 0 or self.sync.is_open:
+            raise AlreadyOpen(
+                f"The app {self.name!r} is open, so its broker cannot be changed. Do it before `async with app:`, and "
+                "after `app.sync.close()` where app.sync was used."
+            )
+        before = self._broker_factory, self._clock
+        self._broker_factory, self._clock = broker, clock or SystemClock()
+        try:
+            yield self
+        finally:
+            self.sync.close()
+            self._broker_factory, self._clock = before
 
     async def _enter(self, role: str) -> None:
         loop = asyncio.get_running_loop()
@@ -322,8 +347,13 @@ class AsyncQ(TaskRegistry):
         return self.broker.dead_letters(queue)
 
 
-def _rabbitmq(settings: Settings) -> Broker:
-    # Who brings another broker need not load the AMQP client.
+def _broker_at_url(settings: Settings) -> Broker:
+    # Each program needs one of them only; and who brings another broker need not load the AMQP client.
+    if settings.broker_url.startswith("memory:"):
+        from asyncq.memory.broker import MemoryBroker  # noqa: PLC0415
+        from asyncq.memory.node import node_of  # noqa: PLC0415
+
+        return MemoryBroker(settings, node_of(settings.broker_url))
     from asyncq.rabbitmq.adapter import RabbitMQ  # noqa: PLC0415
 
     return RabbitMQ(settings)

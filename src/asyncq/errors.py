@@ -9,6 +9,7 @@
     │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
     │   └── AppNotFound                MODULE:APP does not lead to an app
     ├── UsageError                     a call in the wrong place
+    │   ├── AlreadyOpen                the app is open, and what is asked for must come before
     │   ├── NotOpen                    the app was not entered
     │   ├── WrongLoop                  the app is open in another event loop
     │   ├── BlockingCall               a blocking call on the event loop's own thread
@@ -53,6 +54,7 @@ from typing import Any
 
 __all__ = [
     "AccessRefused",
+    "AlreadyOpen",
     "AppNotFound",
     "AsyncQError",
     "AuthenticationFailed",
@@ -131,6 +133,10 @@ class AppNotFound(ConfigurationError):
 
 class UsageError(AsyncQError):
     """A call was made in a place where it cannot work."""
+
+
+class AlreadyOpen(UsageError):
+    """The app is open, and what was asked for must be done before."""
 
 
 class NotOpen(UsageError):

@@ -99,6 +99,12 @@ class AppSync(SyncSender):
         handles = running.bridge.run(lambda: running.client.send_many(signatures), "await app.send_many(...)")
         return [SyncHandle(running.bridge, handle) for handle in handles]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connections of this process are open."""
+        running = self._running
+        return running is not None and running.pid == os.getpid()
+
     def close(self) -> None:
         """Close the connections and end the thread. The next call connects again."""
         with self._own_lock():

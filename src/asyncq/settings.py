@@ -17,7 +17,7 @@ class Settings(BaseSettings):
 
     Attributes:
         broker_url: `amqp://user:password@host:5672/vhost`, or `amqps://`. Several, separated by commas, are
-            tried in turn.
+            tried in turn. `memory://` is a broker in this process, for tests and for trying things out.
         namespace: The prefix of asyncq's own exchanges and queues.
         heartbeat_s: The AMQP heartbeat, in seconds.
         connect_timeout_s: How long opening waits for the broker, in seconds.

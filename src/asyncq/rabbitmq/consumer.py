@@ -26,9 +26,10 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from pamqp import commands
 
-from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotOpen, QueueGone
+from asyncq.errors import AsyncQError, BrokerError, NotOpen, QueueGone
 from asyncq.loggers import get_logger
 from asyncq.message import Message
+from asyncq.rabbitmq.common_errors import lease_lost, queue_gone
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.link import Link
@@ -86,7 +87,7 @@ class RabbitDelivery:
         try:
             await self._slot.channel.basic_ack(self._delivery_tag, wait=False)
         except _CHANNEL_ERRORS as error:
-            raise _lease_lost(self.message) from error
+            raise lease_lost(self.message.task_id) from error
 
     async def free(self) -> None:
         """See `asyncq.broker.Delivery.free`."""
@@ -108,7 +109,7 @@ class RabbitDelivery:
         try:
             await self._slot.channel.basic_reject(self._delivery_tag, requeue=False, wait=False)
         except _CHANNEL_ERRORS as error:
-            raise _lease_lost(self.message) from error
+            raise lease_lost(self.message.task_id) from error
 
     async def lost(self) -> None:
         """See `asyncq.broker.Delivery.lost`."""
@@ -116,14 +117,7 @@ class RabbitDelivery:
 
     def _check_lease(self) -> None:
         if self._slot.gone.done():
-            raise _lease_lost(self.message)
-
-
-def _lease_lost(message: Message) -> LeaseLost:
-    return LeaseLost(
-        f"The delivery of task {message.task_id} is no longer this worker's: the connection, the queue or the consumer "
-        "timeout took it. The broker delivers it again."
-    )
+            raise lease_lost(self.message.task_id)
 
 
 _CHANNEL_ERRORS = (amqp.ChannelInvalidStateError, amqp.AMQPError, ConnectionError)
@@ -324,9 +318,7 @@ class RabbitSubscription:
         try:
             await slot.channel.basic_consume(self.queue, self._on_message, consumer_tag=slot.tag)
         except amqp.ChannelNotFoundEntity as error:
-            raise QueueGone(
-                f"The queue {self.queue!r} does not exist (any more). Start a worker that declares it."
-            ) from error
+            raise queue_gone(self.queue) from error
         except asyncio.CancelledError as error:
             reraise_if_cancelled()
             raise operation_error(ConnectionError(*error.args), f"consuming from {self.queue!r}") from error

@@ -21,14 +21,15 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp import commands
 
 from asyncq.broker import Address, DeadLetter, DeadLetterRecord, Queue
-from asyncq.errors import BrokerError, NotSent, QueueGone, Unroutable
+from asyncq.errors import BrokerError, NotSent, Unroutable
 from asyncq.message import UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
 from asyncq.outcome import Failure
+from asyncq.rabbitmq.common_errors import no_dead_letters
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.properties import message_from
 from asyncq.rabbitmq.topology import Names, OpenChannel, apply, base_plan, dead_letter_plan
 
-__all__ = ["PublishTo", "RabbitDeadLetters", "record_from", "record_headers"]
+__all__ = ["PublishTo", "RabbitDeadLetters", "letter_of", "record_from", "record_headers"]
 
 ERROR_TYPE = "asyncq-error-type"
 ERROR_MESSAGE = "asyncq-error-message"
@@ -75,8 +76,7 @@ class RabbitDeadLetters:
         Raises:
             PublishError: As from `asyncq.broker.Broker.publish`. `Unroutable` only if it was deleted once more.
         """
-        # A dead letter may be sent back by other tools: it must not find its patience for an unknown task used up.
-        letter = copy_of(message, headers=record_headers(record), drop=(UNKNOWN_SINCE,))
+        letter = letter_of(message, record)
         to = Queue(self._names.dead_queue(self._queue))
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
@@ -138,10 +138,7 @@ class RabbitDeadLetters:
         try:
             return await answer
         except amqp.ChannelNotFoundEntity:
-            raise QueueGone(
-                f"There is no queue {dead!r}. The worker of queue {self._queue!r} declares it when it starts: start "
-                "one once, or check the name."
-            ) from None
+            raise no_dead_letters(dead, self._queue) from None
         except asyncio.CancelledError as error:
             reraise_if_cancelled()
             raise operation_error(ConnectionError(*error.args), doing) from error
@@ -162,6 +159,12 @@ async def _give_back(channel: AbstractChannel, last_tag: int) -> None:
 def _dead_letter(got: DeliveredMessage) -> DeadLetter:
     message = message_from(got.header.properties, got.body)
     return DeadLetter(message, record_from(message.headers))
+
+
+def letter_of(message: Message, record: DeadLetterRecord) -> Message:
+    """Return the copy of a message that is parked."""
+    # A dead letter may be sent back by other tools: it must not find its patience for an unknown task used up.
+    return copy_of(message, headers=record_headers(record), drop=(UNKNOWN_SINCE,))
 
 
 def record_headers(record: DeadLetterRecord) -> Headers:

@@ -60,10 +60,10 @@ import aiormq.exceptions as amqp
 
 from asyncq.broker import Delay
 from asyncq.queue_names import check_queue_name
+from asyncq.rabbitmq.common_errors import no_destination
 from asyncq.rabbitmq.declarations import Declaration
 from asyncq.rabbitmq.delay_routing import entry_key, path_plan, rounded_units
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
-from asyncq.rabbitmq.publish_errors import no_destination
 from asyncq.rabbitmq.topology import Names, OpenChannel, apply, destination_binding
 from asyncq.rabbitmq.undisturbed import undisturbed
 

@@ -34,10 +34,10 @@ from asyncq.errors import (
     PublishUncertain,
     Refused,
 )
+from asyncq.rabbitmq.common_errors import too_large, unroutable, unwritable
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import broker_text, reraise_if_cancelled
 from asyncq.rabbitmq.link import Link
-from asyncq.rabbitmq.publish_errors import too_large, unroutable, unwritable
 
 __all__ = ["Publisher", "Target"]
 

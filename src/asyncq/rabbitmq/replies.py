@@ -24,6 +24,7 @@ from pamqp import commands
 from asyncq.errors import AccessRefused, BrokerError, NotOpen, ReplyLost
 from asyncq.loggers import get_logger
 from asyncq.message import Message
+from asyncq.rabbitmq.common_errors import reply_queue_gone
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.declarations import declare
 from asyncq.rabbitmq.failures import broker_text, operation_error, reraise_if_cancelled
@@ -160,10 +161,7 @@ class RabbitMailbox:
                 address, self._on_message, consumer_tag=self._tag, arguments={"x-priority": self._openings}
             )
         except amqp.ChannelNotFoundEntity as error:
-            raise ReplyLost(
-                f"The reply queue {address} is gone: it expired while the connection was down, its node was lost, "
-                "or somebody deleted it. The tasks themselves are not affected."
-            ) from error
+            raise reply_queue_gone(address) from error
         except amqp.ChannelAccessRefused as error:
             raise AccessRefused(
                 f"The reply queue {address!r} cannot be opened: {broker_text(error)}. Grant the user the "

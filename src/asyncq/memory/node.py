@@ -1,0 +1,293 @@
+"""The state behind brokers in memory: what a RabbitMQ node is to its clients.
+
+Apps come and go, in several loops and threads of one process; the node and what is queued in it stay.
+
+    MemoryBroker ──publish──▶ node ──▶ queue ──▶ subscription of any MemoryBroker on this node
+                       │        ▲
+                       └─delay──┘ when the clock says so
+
+Invariant: all state changes under one lock, and nothing of a user's runs under it. Delayed messages are released by
+the alarm of any open broker, so they need no loop of the node's own, and wait while no broker is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import heapq
+import re
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import count
+from typing import Protocol
+
+from asyncq.broker import Publication, QueueSpec
+from asyncq.clock import Clock, SystemClock
+from asyncq.errors import ConfigurationError
+from asyncq.memory.queues import MemoryQueue, Stored
+from asyncq.message import Message
+from asyncq.rabbitmq.properties import read_message, written_message
+from asyncq.rabbitmq.refusals import mismatch
+from asyncq.rabbitmq.topology import Names
+
+__all__ = ["Alarm", "MemoryNode", "node_of"]
+
+_URL = re.compile(r"memory://(?P<name>[A-Za-z0-9_.-]*)/?")
+
+
+class Alarm(Protocol):
+    """Who releases delayed messages when they are due."""
+
+    def rearm(self) -> None:
+        """Look at `MemoryNode.next_due_s` again: it has changed. Called from any thread."""
+        ...
+
+
+class MemoryNode:
+    """Queues and delayed messages in this process. Safe with threads.
+
+    Args:
+        clock: What delays go by.
+        name: For logs.
+    """
+
+    def __init__(self, clock: Clock | None = None, name: str = "memory") -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.name = name
+        self.announced = False
+        self._lock = threading.RLock()
+        self._queues: dict[str, MemoryQueue] = {}
+        self._bindings: set[tuple[str, str]] = set()
+        self._delayed: list[tuple[float, int, str, Stored]] = []
+        self._numbers = count()
+        self._alarms: list[Alarm] = []
+        self._listeners: list[Callable[[], object]] = []
+        self._publish_listeners: list[Callable[[Publication], object]] = []
+
+    # --- what is there
+
+    @property
+    def queues(self) -> list[str]:
+        """The names of all queues, sorted."""
+        with self._lock:
+            return sorted(self._queues)
+
+    def count(self, queue: str) -> int:
+        """Return how many messages a queue holds, those included that are handed out and not settled."""
+        with self._lock:
+            found = self._queues.get(queue)
+            return 0 if found is None else len(found.ready) + found.unsettled
+
+    def is_consumed(self, queue: str) -> bool:
+        """Tell whether somebody consumes a queue."""
+        with self._lock:
+            found = self._queues.get(queue)
+            return found is not None and found.is_consumed
+
+    @property
+    def delayed(self) -> int:
+        """How many messages wait for their time."""
+        return len(self._delayed)
+
+    @property
+    def busy(self) -> int:
+        """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
+        with self._lock:
+            return sum(
+                queue.unsettled + (len(queue.ready) if queue.is_consumed else 0) for queue in self._queues.values()
+            )
+
+    def browse(self, queue: str) -> list[Message] | None:
+        """Return the messages that are ready, oldest first; None where there is no such queue."""
+        with self._lock:
+            found = self._queues.get(queue)
+            stored = None if found is None else tuple(found.ready)
+        return None if stored is None else [read_message(item.properties, item.body) for item in stored]
+
+    # --- what changes it
+
+    def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back after each change, from whatever thread made it, under the node's lock.
+
+        Returns:
+            What ends it.
+        """
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
+
+    def on_publish(self, callback: Callable[[Publication], object]) -> Callable[[], None]:
+        """Call back with each message that a client sends to a task queue: first sends, no copies.
+
+        Returns:
+            What ends it.
+        """
+        self._publish_listeners.append(callback)
+        return lambda: self._publish_listeners.remove(callback)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock, and tell the listeners."""
+        with self._lock:
+            yield
+            for listener in tuple(self._listeners):
+                listener()
+
+    def declare(self, names: Names, specs: Collection[QueueSpec]) -> None:
+        """Declare task queues with their dead-letter queues; see `asyncq.broker.Broker.ensure`.
+
+        Raises:
+            TopologyMismatch: One exists with another delivery limit.
+        """
+        with self.changing():
+            self._make(names.unroutable, None, names)
+            for spec in specs:
+                self._make(names.dead_queue(spec.name), None, names)
+                self._make(spec.name, spec.delivery_limit, names)
+                self._bindings.add((names.tasks_exchange, spec.name))
+
+    def declare_own(self, name: str, names: Names) -> MemoryQueue:
+        """Declare a queue without limits: for replies, or for dead letters."""
+        with self.changing():
+            return self._make(name, None, names)
+
+    def delete_queue(self, name: str) -> None:
+        """Delete a queue with all that is in it. Its consumers are told."""
+        with self.changing():
+            queue = self._queues.pop(name, None)
+            self._bindings = {(exchange, key) for exchange, key in self._bindings if key != name}
+            if queue is not None:
+                queue.delete()
+
+    def purge(self, name: str) -> None:
+        """Drop what is ready in a queue."""
+        with self.changing():
+            if (queue := self._queues.get(name)) is not None:
+                queue.ready.clear()
+
+    def find(self, name: str) -> MemoryQueue | None:
+        """Return a queue, to be used within `changing`."""
+        return self._queues.get(name)
+
+    def is_bound(self, exchange: str, key: str) -> bool:
+        """Tell whether an exchange leads to a queue by this key."""
+        return (exchange, key) in self._bindings
+
+    def put(self, queue: str, message: Message) -> bool:
+        """Put a message into a queue; return whether there is one."""
+        stored = self._stored(message)
+        with self.changing():
+            found = self._queues.get(queue)
+            if found is None:
+                return False
+            found.put(stored)
+            return True
+
+    def told(self, publication: Publication) -> None:
+        """Tell who listens what a client has sent."""
+        for listener in tuple(self._publish_listeners):
+            listener(publication)
+
+    # --- delays
+
+    def delay(self, queue: str, message: Message, seconds: float) -> None:
+        """Keep a message for so long, then put it into its queue."""
+        stored = self._stored(message)
+        with self.changing():
+            heapq.heappush(self._delayed, (self.clock.monotonic() + seconds, stored.number, queue, stored))
+            alarms = tuple(self._alarms) if self._delayed[0][3] is stored else ()
+        for alarm in alarms:
+            alarm.rearm()
+
+    @property
+    def next_due_s(self) -> float | None:
+        """In how many seconds the next delayed message is due; None where there is none."""
+        with self._lock:
+            return max(0.0, self._delayed[0][0] - self.clock.monotonic()) if self._delayed else None
+
+    def release_due(self, names: Names) -> None:
+        """Put what is due into its queue; into the unroutable one, where its own was deleted meanwhile."""
+        with self.changing():
+            while self._delayed and self._delayed[0][0] <= self.clock.monotonic():
+                _, _, queue, stored = heapq.heappop(self._delayed)
+                found = self._queues.get(queue) or self._make(names.unroutable, None, names)
+                found.put(dataclasses.replace(stored, number=next(self._numbers)))
+
+    def attach(self, alarm: Alarm) -> None:
+        """Let an alarm release what is due."""
+        self._alarms.append(alarm)
+        alarm.rearm()
+
+    def detach(self, alarm: Alarm) -> None:
+        """Let it no longer. Idempotent."""
+        if alarm in self._alarms:
+            self._alarms.remove(alarm)
+
+    # --- inside
+
+    @staticmethod
+    def call(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
+        """Call on that loop: at once where it is the running one, else soon. A closed loop hears nothing."""
+        try:
+            if asyncio.get_running_loop() is loop:
+                callback(*args)
+                return
+        except RuntimeError:
+            pass
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(callback, *args)
+
+    def _stored(self, message: Message) -> Stored:
+        return Stored(written_message(message), message.body, next(self._numbers))
+
+    def _make(self, name: str, delivery_limit: int | None, names: Names) -> MemoryQueue:
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = MemoryQueue(name, delivery_limit, lambda stored, why: self._dead_letter(name, stored, why, names))
+            self._queues[name] = queue
+        elif queue.delivery_limit != delivery_limit:
+            raise mismatch(
+                f"inequivalent arg 'x-delivery-limit' for queue '{name}' in vhost '{self.name}': received "
+                f"'{delivery_limit}' but current is '{queue.delivery_limit}'",
+                f"declaring queue {name!r}",
+            )
+        return queue
+
+    def _dead_letter(self, queue: str, stored: Stored, reason: str, names: Names) -> None:
+        """Do what the broker's own dead-lettering does; by its header `x-death` it is told from ours."""
+        message = read_message(stored.properties, stored.body)
+        death = {
+            "count": 1,
+            "reason": reason,
+            "queue": queue,
+            "time": datetime.fromtimestamp(self.clock.now_ms() // 1000, UTC),
+            "exchange": "",
+            "routing-keys": [queue],
+        }
+        letter = dataclasses.replace(message, headers={**message.headers, "x-death": [death]})
+        target = self._queues.get(names.dead_queue(queue)) or self._make(names.unroutable, None, names)
+        target.put(self._stored(letter))
+
+
+_nodes: dict[str, MemoryNode] = {}
+_nodes_lock = threading.Lock()
+
+
+def node_of(url: str) -> MemoryNode:
+    """Return the node that `memory://NAME` means: one for each name in this process.
+
+    Raises:
+        ConfigurationError: The URL is another.
+    """
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise ConfigurationError(
+            f"{url!r} is no URL of a broker in memory. Write memory:// or, where several are wanted, memory://NAME "
+            "(letters, digits, '.', '_', '-')."
+        )
+    name = found["name"] or "memory"
+    with _nodes_lock:
+        if name not in _nodes:
+            _nodes[name] = MemoryNode(name=name)
+        return _nodes[name]

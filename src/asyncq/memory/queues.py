@@ -1,0 +1,133 @@
+"""One queue in memory: messages in their order, and the consumers that they are handed to.
+
+    publish ─▶ ready ──a consumer has a free slot──▶ unsettled ──ack──▶ gone
+                 ▲                                      │ reject ─────▶ dead letters
+                 └──lease lost: back to the front, counted ◀┘           ▲
+                                     │ more often than the limit ───────┘
+
+Pure: it knows no event loop and no lock; its node calls it under one.
+
+Invariant: a message is in exactly one place, ready or with one consumer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Consumer", "MemoryQueue", "Stored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as a queue keeps it: encoded.
+
+    Attributes:
+        properties: The AMQP properties, as bytes.
+        body: The body.
+        number: Its place in the order of publishing; messages that come back take it again.
+        returns: How often it came back without being settled.
+    """
+
+    properties: bytes
+    body: bytes
+    number: int
+    returns: int = 0
+
+
+class Consumer(Protocol):
+    """Who takes messages from a queue."""
+
+    @property
+    def wants(self) -> bool:
+        """Whether a slot is free and may be filled."""
+        ...
+
+    def take(self, stored: Stored) -> None:
+        """Take one message; it is the consumer's until it is settled or given back."""
+        ...
+
+    def queue_gone(self) -> None:
+        """Hear that the queue was deleted, with all that was in it."""
+        ...
+
+
+class MemoryQueue:
+    """One queue.
+
+    Args:
+        name: Its name.
+        delivery_limit: After how many returns a message is dead-lettered; None for never.
+        dead_letter: Takes a message that was rejected, or came back too often, with the reason.
+    """
+
+    def __init__(self, name: str, delivery_limit: int | None, dead_letter: Callable[[Stored, str], None]) -> None:
+        self.name = name
+        self.delivery_limit = delivery_limit
+        self.ready: deque[Stored] = deque()
+        self.unsettled = 0
+        self._dead_letter = dead_letter
+        self._consumers: deque[Consumer] = deque()
+
+    @property
+    def is_consumed(self) -> bool:
+        """Whether somebody consumes it."""
+        return bool(self._consumers)
+
+    def put(self, stored: Stored) -> None:
+        """Take in a message at the end, and hand out what can be."""
+        self.ready.append(stored)
+        self.dispatch()
+
+    def subscribe(self, consumer: Consumer) -> None:
+        """Add a consumer, and hand it what is ready."""
+        self._consumers.append(consumer)
+        self.dispatch()
+
+    def unsubscribe(self, consumer: Consumer) -> None:
+        """Remove a consumer. What it holds it gives back itself."""
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+    def dispatch(self) -> None:
+        """Hand out what is ready, to consumers in turn, as long as one has a free slot."""
+        refused = 0
+        while self.ready and refused < len(self._consumers):
+            consumer = self._consumers[0]
+            self._consumers.rotate(-1)
+            if consumer.wants:
+                refused = 0
+                self.unsettled += 1
+                consumer.take(self.ready.popleft())
+            else:
+                refused += 1
+
+    def settled(self) -> None:
+        """Forget one message that was handed out: it was acked."""
+        self.unsettled -= 1
+
+    def rejected(self, stored: Stored) -> None:
+        """Dead-letter one that was handed out."""
+        self.unsettled -= 1
+        self._dead_letter(stored, "rejected")
+
+    def returned(self, stored: Stored) -> None:
+        """Take one back that was handed out and not settled: to its old place, and counted."""
+        self.unsettled -= 1
+        back = Stored(stored.properties, stored.body, stored.number, stored.returns + 1)
+        if self.delivery_limit is not None and back.returns > self.delivery_limit:
+            self._dead_letter(back, "delivery_limit")
+            return
+        place = 0
+        while place < len(self.ready) and self.ready[place].number < back.number:
+            place += 1
+        self.ready.insert(place, back)
+
+    def delete(self) -> None:
+        """End all consumers."""
+        consumers, self._consumers = tuple(self._consumers), deque()
+        self.ready.clear()
+        for consumer in consumers:
+            consumer.queue_gone()
