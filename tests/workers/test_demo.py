@@ -14,6 +14,7 @@ from PIL import Image
 import images
 from demo import checks, samples
 from demo.settings import DemoError, Run
+from demo.stage import DeadTask
 from demo.story import Outcomes
 from support import eventually
 
@@ -208,13 +209,13 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         type = "images.BrokenPictureError"
 
     outcomes = Outcomes(None, failed={samples.TRUNCATED: Failure}, task_ids={samples.TRUNCATED: "t1"})
-    right = {"images": [{"id": "t1", "error_type": Failure.type}], "reports": [], "mail": []}
+    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": []}
     assert all(check.holds for check in checks.check_dead_letters(right, outcomes))
     for wrong in (
         {**right, "images": []},
         {**right, "images": right["images"] * 2},
-        {**right, "images": [{"id": "t2", "error_type": Failure.type}]},
-        {**right, "images": [{"id": "t1", "error_type": "builtins.OSError"}]},
-        {**right, "mail": [{"id": "t3", "error_type": "x"}]},
+        {**right, "images": [DeadTask("t2", Failure.type)]},
+        {**right, "images": [DeadTask("t1", "builtins.OSError")]},
+        {**right, "mail": [DeadTask("t3", "x")]},
     ):
         assert not all(check.holds for check in checks.check_dead_letters(wrong, outcomes))

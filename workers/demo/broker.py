@@ -11,10 +11,11 @@ from collections.abc import Iterable
 import aio_pika
 from pydantic import BaseModel, ValidationError
 
-from demo.settings import ROOT, DemoError
+from demo.settings import ROOT, WITHOUT_RABBITMQ, DemoError
 
 COMMAND = ROOT / "rabbitmq" / "broker"
 DELETE_S = 15
+UNAVAILABLE = 4  # the command's exit code
 
 
 class Broker(BaseModel):
@@ -99,5 +100,7 @@ async def _command(*arguments: str) -> str:
     output, errors = await process.communicate()
     if process.returncode:
         said = (errors or output).decode(errors="replace").strip()
+        if process.returncode == UNAVAILABLE:
+            said += f"\nOr without RabbitMQ, in one process: {WITHOUT_RABBITMQ}"
         raise DemoError(f"`{COMMAND} {' '.join(arguments)}` failed (code {process.returncode}):\n{said}")
     return output.decode()

@@ -5,29 +5,27 @@ Each check is one sentence that holds or does not.
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import email
 import email.policy
 import html
 import itertools
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
 import images
 from demo.samples import TRUNCATED, decodes, readable
-from demo.settings import WORKERS, DemoError, Run
+from demo.settings import Run
+from demo.smtp_server import REFUSALS
+from demo.stage import DeadTask
 from demo.story import CSV_NAME, LABEL, NUMBERS, RECIPIENT, Outcomes, server_events
 
-REFUSALS = 2
-MANY = 100_000  # more dead letters than any run makes
+Dead = Mapping[str, Sequence[DeadTask]]
 
 
 class Check(NamedTuple):
@@ -44,42 +42,23 @@ class Check(NamedTuple):
     found: str = ""
 
 
-async def check_all(run: Run, sources: list[str], outcomes: Outcomes, *, retry_first_s: float) -> list[Check]:
+def check_all(run: Run, sources: list[str], outcomes: Outcomes, dead: Dead, *, retry_first_s: float) -> list[Check]:
     """Return every check of the run.
 
     Args:
         run: Its folders and queues.
         sources: The pictures.
         outcomes: What the tasks answered.
+        dead: What the dead-letter queues hold, by worker.
         retry_first_s: The mail worker's first delay, in seconds.
     """
-    workers = ("images", "reports", "mail")
-    lists = await asyncio.gather(*(dead_letters(run.queue(worker)) for worker in workers))
-    dead = dict(zip(workers, lists, strict=True))
-    return await asyncio.to_thread(
-        lambda: [
-            *check_call(run, outcomes),
-            *check_pictures(run, sources, outcomes),
-            *check_dead_letters(dead, outcomes),
-            *check_report(run, outcomes),
-            *check_mail(run, outcomes, retry_first_s),
-        ]
-    )
-
-
-async def dead_letters(queue: str) -> list[dict[str, Any]]:
-    """Return what `asyncq dead list QUEUE --json` prints."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "asyncq", "dead", "list", queue, "--json", "--limit", str(MANY)),
-        cwd=WORKERS,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    if process.returncode:
-        raise DemoError(f"`asyncq dead list {queue} --json` failed: {errors.decode(errors='replace').strip()}")
-    return [json.loads(line) for line in output.splitlines()]
+    return [
+        *check_call(run, outcomes),
+        *check_pictures(run, sources, outcomes),
+        *check_dead_letters(dead, outcomes),
+        *check_report(run, outcomes),
+        *check_mail(run, outcomes, retry_first_s),
+    ]
 
 
 def check_call(run: Run, outcomes: Outcomes) -> Iterator[Check]:
@@ -159,9 +138,9 @@ def fitted(size: tuple[int, int], edge: int) -> tuple[int, int]:
     return round(size[0] * factor), round(size[1] * factor)
 
 
-def check_dead_letters(dead: dict[str, list[dict[str, Any]]], outcomes: Outcomes) -> Iterator[Check]:
+def check_dead_letters(dead: Dead, outcomes: Outcomes) -> Iterator[Check]:
     """The dead-letter queues hold exactly what failed, with the reason."""
-    found = {letter["id"]: letter.get("error_type", "no error recorded") for letter in dead["images"]}
+    found = {letter.id: letter.error_type for letter in dead["images"]}
     wanted = {outcomes.task_ids[source]: error.type for source, error in outcomes.failed.items()}
     yield Check(
         f"The images worker's dead-letter queue holds exactly the {len(wanted)} failed task(s), with error type",
@@ -172,7 +151,7 @@ def check_dead_letters(dead: dict[str, list[dict[str, Any]]], outcomes: Outcomes
     yield Check(
         f"{TRUNCATED} is there as {images.BrokenPictureError.__name__}", kind.endswith("BrokenPictureError"), kind
     )
-    others = dead["reports"] + dead["mail"]
+    others = [*dead["reports"], *dead["mail"]]
     yield Check("The other dead-letter queues are empty", not others, f"{others}")
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from time import monotonic
 
 from demo.settings import WORKERS, DemoError
+from demo.stage import STOP_S
 
-STOP_S = 15
 LOOK_EVERY_S = 0.1
 LAST_LINES = 12
 

@@ -10,13 +10,14 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = ROOT / "workers"
+WITHOUT_RABBITMQ = "make demo BROKER=memory"
 
 
 class DemoError(Exception):
@@ -29,6 +30,7 @@ class DemoSettings(BaseSettings):
     Attributes:
         pictures: A folder of pictures to convert. Without it the demo paints some.
         keep: Leave broker and workers up at the end.
+        broker: `memory` for a broker, workers and all in one process. Without it there is a RabbitMQ.
         asyncq_broker_url: The broker to use. Without it the demo starts a private one.
         demo_output: The folder that gets a folder for each run.
         demo_samples: How many pictures to paint.
@@ -39,10 +41,35 @@ class DemoSettings(BaseSettings):
 
     pictures: Path | None = None
     keep: bool = False
+    broker: str | None = None
     asyncq_broker_url: str | None = None
     demo_output: Path = ROOT / "demo-output"
     demo_samples: Annotated[int, Field(ge=1, le=100)] = 6
     demo_timeout_s: Annotated[float, Field(gt=0)] = 600
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the demo runs without RabbitMQ."""
+        return self.broker == "memory"
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.broker not in {None, "memory"}:
+            raise ValueError(
+                f"BROKER={self.broker} is not known. BROKER=memory runs the demo without RabbitMQ; leave BROKER out "
+                "for a private RabbitMQ, or set ASYNCQ_BROKER_URL to a broker that you have"
+            )
+        if self.in_memory and self.keep:
+            raise ValueError(
+                "KEEP=1 leaves a RabbitMQ and worker processes up, and with BROKER=memory there are none: "
+                "leave one of the two out"
+            )
+        if not self.in_memory and (self.asyncq_broker_url or "").startswith("memory:"):
+            raise ValueError(
+                f"ASYNCQ_BROKER_URL={self.asyncq_broker_url} is a broker within one process, and this demo starts "
+                f"several. In one process: {WITHOUT_RABBITMQ}"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +126,8 @@ class Run:
     def logs(self) -> Path:
         """What the processes of this run wrote."""
         return self.folder / "logs"
+
+    @property
+    def mail_log(self) -> Path:
+        """What the mail server did, as JSON lines."""
+        return self.logs / "smtp.jsonl"

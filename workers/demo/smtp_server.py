@@ -1,8 +1,8 @@
 """A mail server on loopback that keeps mails on disk and, like many real ones, puts strangers off at first.
 
 It refuses the first RCPT commands of each sender and recipient with 451, "try again later": greylisting. What it
-says goes into a log of JSON lines, whose first line names the port. A program of its own, because it outlives the
-demo where that is asked for:
+says goes into a log of JSON lines, whose first line names the port. It is also a program of its own, which outlives
+the demo where that is asked for:
 
     python -m demo.smtp_server MAILS_FOLDER LOG_FILE [REFUSALS]
 """
@@ -10,16 +10,20 @@ demo where that is asked for:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
 from email.parser import BytesHeaderParser
 from pathlib import Path
 from time import time
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+REFUSALS = 2
 
 
 class Greylisting:
@@ -31,7 +35,7 @@ class Greylisting:
         refusals: How often each pair of sender and recipient is put off.
     """
 
-    def __init__(self, mails: Path, log: Path, refusals: int) -> None:
+    def __init__(self, mails: Path, log: Path, refusals: int = REFUSALS) -> None:
         self.mails = mails
         self.log = log
         self.refusals = refusals
@@ -71,22 +75,29 @@ class Greylisting:
         self.note("accepted", code=250, file=target.name, size_bytes=len(content), message_id=message_id)
 
 
-async def serve(handler: Greylisting) -> None:
-    """Serve on a free port of the loopback interface until SIGTERM or SIGINT."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(
+@contextlib.asynccontextmanager
+async def listening(handler: Greylisting) -> AsyncIterator[int]:
+    """Serve on a free port of the loopback interface, which is what it yields, until the block ends."""
+    server = await asyncio.get_running_loop().create_server(
         lambda: SMTP(handler, enable_SMTPUTF8=True, hostname="localhost", data_size_limit=64 * 1024 * 1024),
         host="127.0.0.1",
         port=0,
     )
     async with server:
-        handler.note("listening", port=server.sockets[0].getsockname()[1])
+        port = server.sockets[0].getsockname()[1]
+        handler.note("listening", port=port)
+        yield port
+
+
+async def serve(handler: Greylisting) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with listening(handler):
         await stop.wait()
 
 
 if __name__ == "__main__":
     mails_dir, log_file, *rest = sys.argv[1:]
-    asyncio.run(serve(Greylisting(Path(mails_dir), Path(log_file), int(rest[0]) if rest else 2)))
+    asyncio.run(serve(Greylisting(Path(mails_dir), Path(log_file), *(int(number) for number in rest[:1]))))

@@ -234,5 +234,5 @@ def figures_of(done: images.Converted) -> list[str]:
 
 def server_events(run: Run) -> list[dict[str, Any]]:
     """Return what the mail server has written into its log."""
-    text = (run.logs / "smtp.jsonl").read_text()
+    text = run.mail_log.read_text()
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

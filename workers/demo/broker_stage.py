@@ -1,0 +1,130 @@
+"""The stage with a real RabbitMQ: a worker process for each kind of work, and a mail server process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from demo.broker import Broker, delete_queues, start_private_broker, stop_private_broker
+from demo.processes import Processes
+from demo.settings import WORKERS, DemoError, Run
+from demo.stage import MANY, NO_ERROR, SLOTS, DeadTask
+from demo.view import View
+
+MAIL_SERVER_S = 20
+
+
+class BrokerStage:
+    """A broker that others can look into, and processes that can be left up.
+
+    Args:
+        run: The run's folders and queues.
+        view: Where to say what is started and stopped.
+        url: The broker to use; None starts a private one.
+    """
+
+    def __init__(self, run: Run, view: View, url: str | None) -> None:
+        self.run = run
+        self.view = view
+        self.url = url
+        self.broker: Broker | None = None
+        self.processes = Processes(run.logs)
+
+    async def provide_broker(self) -> str:
+        """Use the broker that the environment names, or start a private one."""
+        if self.url is not None:
+            self.view.note("the broker that ASYNCQ_BROKER_URL names; it stays as it is")
+            self.broker = Broker(url=self.url)
+            return self.url
+        self.view.note("starting a private RabbitMQ (some 10 seconds) ...")
+        self.broker = broker = await start_private_broker()
+        state = "started" if broker.started_by_us else "was running already, and stays up"
+        self.view.note(f"RabbitMQ {broker.version} {state}: {broker.management_url}")
+        return broker.url
+
+    async def start_mail_server(self) -> int:
+        """Start the mail server as a process; the first line of its log has its port."""
+        log = self.run.mail_log
+        server = self.processes.start("mail-server", "demo.smtp_server", str(self.run.mails), str(log))
+        waited = asyncio.ensure_future(self.processes.watch())
+        try:
+            async with asyncio.timeout(MAIL_SERVER_S):
+                while not (log.exists() and log.read_text().endswith("\n")):
+                    if waited.done():
+                        waited.result()
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise DemoError(f"The mail server did not come up:\n{server.last_lines()}") from None
+        finally:
+            waited.cancel()
+        port = int(json.loads(log.read_text().splitlines()[0])["port"])
+        self.view.note(f"mail server: process {server.process.pid}, port {port}")
+        return port
+
+    async def start_workers(self) -> None:
+        """Start each worker by the command that anybody would use."""
+        for name, slots in SLOTS.items():
+            queue = self.run.queue(name)
+            child = self.processes.start(name, "asyncq", "worker", f"{name}:app", "--queue", f"{queue}:{slots}")
+            self.view.note(f"worker {name}: process {child.process.pid}, {slots} slot(s) on {queue}")
+
+    async def watch(self) -> None:
+        """Raise as soon as one of the processes ends, with the end of its log."""
+        await self.processes.watch()
+
+    async def dead_letters(self, queue: str) -> list[DeadTask]:
+        """Read what `asyncq dead list QUEUE --json` prints."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "asyncq", "dead", "list", queue, "--json", "--limit", str(MANY)),
+            cwd=WORKERS,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        if process.returncode:
+            raise DemoError(f"`asyncq dead list {queue} --json` failed: {errors.decode(errors='replace').strip()}")
+        letters = [json.loads(line) for line in output.splitlines()]
+        return [DeadTask(letter["id"], letter.get("error_type", NO_ERROR)) for letter in letters]
+
+    def last_words(self) -> list[str]:
+        """Say where the broker's own page is."""
+        broker = self.broker
+        if broker is None or not broker.management_url:
+            return []
+        return [f"RabbitMQ  {broker.management_url}  user {broker.user}, password {broker.password}"]
+
+    def leave_up(self) -> list[str]:
+        """Say what to look at, and how to stop the processes and the broker."""
+        broker = self.broker
+        assert broker is not None  # noqa: S101 - the run is over
+        pids = " ".join(str(child.process.pid) for child in self.processes.children)
+        return [
+            f"export ASYNCQ_BROKER_URL={broker.url}",
+            f"asyncq dead list {self.run.queue('images')}",
+            f"tail -f {self.run.logs}/*.log",
+            f"kill {pids}" + ("; rabbitmq/broker stop" if broker.started_by_us else "") + "   # stops them",
+        ]
+
+    async def stop(self) -> None:
+        """Stop the processes, and say which of them did not want to."""
+        if not self.processes.children:
+            return
+        self.view.note("stopping the workers and the mail server")
+        for name in await self.processes.stop():
+            self.view.note(f"{name} did not stop when asked to, and was killed; see {self.run.logs}")
+
+    async def delete_queues(self) -> None:
+        """Delete this run's queues; nobody uses them any more."""
+        if self.broker is None or not self.processes.children:
+            return
+        self.view.note("deleting the queues of this run")
+        queues = [self.run.queue(worker) for worker in SLOTS]
+        await delete_queues(self.broker.url, [*queues, *(f"{name}.dead" for name in queues)])
+
+    async def stop_broker(self) -> None:
+        """Stop the private node, if this run has started it."""
+        if self.broker is not None and self.broker.started_by_us:
+            self.view.note("stopping the broker (after a good run, KEEP=1 leaves everything up)")
+            await stop_private_broker()

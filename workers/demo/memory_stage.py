@@ -1,0 +1,101 @@
+"""The stage without RabbitMQ: broker, mail server and workers in this process, on one event loop.
+
+The work is the same; `last_words` says what cannot be seen this way. Nothing of the stage outlives the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+
+from asyncq import AsyncQ
+from asyncq.worker.worker import Worker
+from demo.settings import DemoError, Run
+from demo.smtp_server import Greylisting, listening
+from demo.stage import MANY, NO_ERROR, SLOTS, STOP_S, DeadTask
+from demo.view import View
+
+
+class MemoryStage:
+    """Everything in one process.
+
+    Args:
+        run: The run's folders and queues.
+        view: Where to say what is started and stopped.
+    """
+
+    def __init__(self, run: Run, view: View) -> None:
+        self.run = run
+        self.view = view
+        self.opened = contextlib.AsyncExitStack()
+        self.apps: dict[str, AsyncQ] = {}
+        self.workers: list[Worker] = []
+        self.running: list[asyncio.Task[int]] = []
+
+    async def provide_broker(self) -> str:
+        """Name a broker that the apps of this process share."""
+        self.view.note("the broker is in the memory of this process (BROKER=memory); no RabbitMQ is used")
+        return f"memory://demo-{self.run.id}"
+
+    async def start_mail_server(self) -> int:
+        """Start the mail server on this loop; its connections are real ones."""
+        port = await self.opened.enter_async_context(listening(Greylisting(self.run.mails, self.run.mail_log)))
+        self.view.note(f"mail server: in this process, port {port}")
+        return port
+
+    async def start_workers(self) -> None:
+        """Run each worker on this loop."""
+        for name, slots in SLOTS.items():
+            queue = self.run.queue(name)
+            app: AsyncQ = importlib.import_module(name).app
+            self.apps[queue] = await self.opened.enter_async_context(app.open(role="worker"))
+            worker = app.worker({queue: slots})
+            self.workers.append(worker)
+            self.running.append(asyncio.create_task(worker.run(), name=f"worker {name}"))
+            self.view.note(f"worker {name}: in this process, {slots} slot(s) on {queue}")
+
+    async def watch(self) -> None:
+        """Raise as soon as one of the workers ends."""
+        ended, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
+        worker = ended.pop()
+        raise DemoError(f"The {worker.get_name()} ended by itself: {worker.exception()!r}. See {self.run.logs}.")
+
+    async def dead_letters(self, queue: str) -> list[DeadTask]:
+        """Look into the broker of this process: nobody else can."""
+        return [
+            DeadTask(letter.message.task_id, letter.record.failure.type if letter.record else NO_ERROR)
+            async for letter in self.apps[queue].dead_letters(queue).browse(limit=MANY)
+        ]
+
+    def last_words(self) -> list[str]:
+        """Say what this stage cannot show."""
+        return [
+            "left out, since it takes a RabbitMQ (make demo without BROKER=memory has it):",
+            "  its management UI, with the queues, connections and messages of this run",
+            "  workers in processes of their own, and that killing one loses no task",
+            "  messages that are still there when a process has ended; `asyncq dead list` from a terminal; KEEP=1",
+        ]
+
+    def leave_up(self) -> list[str]:
+        """Say nothing: the settings refuse KEEP=1 here, because nothing can stay."""
+        return []
+
+    async def stop(self) -> None:
+        """Let the workers finish what they do, and close apps and mail server."""
+        if self.running:
+            self.view.note("stopping the workers and the mail server")
+            for worker in self.workers:
+                worker.stop()
+            _, late = await asyncio.wait(self.running, timeout=STOP_S)
+            for task in late:
+                task.cancel()
+                self.view.note(f"{task.get_name()} did not stop when asked to, and was cancelled; see {self.run.logs}")
+            await asyncio.gather(*self.running, return_exceptions=True)
+        await self.opened.aclose()
+
+    async def delete_queues(self) -> None:
+        """Do nothing: the queues end with the process."""
+
+    async def stop_broker(self) -> None:
+        """Do nothing: the broker ends with the process."""
