@@ -7,10 +7,11 @@ BIN = .venv/bin
 
 # RabbitMQ versions that the tests run on.
 ASYNCQ_TEST_VERSIONS ?= 3.10,4.3
-# A folder of pictures for the demo, and whether it leaves broker and workers up.
+# A folder of pictures for the demo, whether it leaves broker and workers up, and `memory` for no RabbitMQ at all.
 PICTURES ?=
 KEEP ?=
-export ASYNCQ_TEST_VERSIONS PICTURES KEEP
+BROKER ?=
+export ASYNCQ_TEST_VERSIONS PICTURES KEEP BROKER
 # `make PYTHON=/path/to/python3 venv` makes the environment with that Python.
 PYTHON ?=
 export PYTHON
@@ -22,7 +23,8 @@ TEST_BROKERS = $(BIN)/python -B .ci/brokers.py $$(echo "$$ASYNCQ_TEST_VERSIONS" 
 
 help:
 	@echo 'make demo           see real work done: pictures, a report, a mail, through a RabbitMQ of its own'
-	@echo '                    PICTURES=folder takes your pictures; KEEP=1 leaves broker and workers up'
+	@echo '                    PICTURES=folder takes your pictures; KEEP=1 leaves broker and workers up;'
+	@echo '                    BROKER=memory needs no RabbitMQ: everything in one process'
 	@echo 'make test           run the tests, on private RabbitMQ nodes (ASYNCQ_TEST_VERSIONS=$(ASYNCQ_TEST_VERSIONS))'
 	@echo 'make check          ruff, mypy --strict, import-linter'
 	@echo 'make prove          the proofs in full, and the benchmarks; prints their figures'
@@ -36,10 +38,10 @@ help:
 venv:
 	@sh .ci/venv workers demo dev
 
-# The first line gets a broker where the user sees what is installed; the demo itself shows a live view.
+# The second line gets a broker where the user sees what is installed; the demo itself shows a live view.
 demo:
 	@sh .ci/venv workers demo
-	@if [ -z "$$ASYNCQ_BROKER_URL" ]; then $(BIN)/python -B .ci/brokers.py any; fi
+	@if [ -z "$$BROKER$$ASYNCQ_BROKER_URL" ]; then $(BIN)/python -B .ci/brokers.py any; fi
 	@PYTHONPATH=workers $(BIN)/python -m demo
 
 test: venv

@@ -1,6 +1,7 @@
-"""The demo: as a whole against a real broker, and that its checks can say no."""
+"""The demo: as a whole with a real broker and without any, and that its checks can say no."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -31,6 +32,7 @@ def start_demo(broker_url, output, **environment):
             "ASYNCQ_BROKER_URL": broker_url,
             "DEMO_OUTPUT": str(output),
             "DEMO_SAMPLES": "1",
+            "BROKER": "",
             **environment,
         },
         stdout=subprocess.PIPE,
@@ -106,6 +108,46 @@ async def test_a_demo_that_nobody_reads_cleans_up(broker_url, tmp_path):
     demo.stdout.close()
     assert await asyncio.to_thread(demo.wait, 100) == 0
     assert not processes_of(tmp_path)
+
+
+WATCHED = """
+import sys
+
+EVENTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "socket.connect")
+
+
+def note(event, args):
+    if event in EVENTS:
+        with open({log!r}, "a") as file:
+            print(event, args[1], file=file)
+
+
+sys.addaudithook(note)
+"""
+NOBODY = "amqp://nobody:nothing@127.0.0.1:1/"
+
+
+async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
+    """BROKER=memory: the same checks hold; no process is started, and nobody but the mail server is spoken to."""
+    log = tmp_path / "events"
+    (tmp_path / "sitecustomize.py").write_text(WATCHED.format(log=str(log)))
+    output = await whole_run(NOBODY, tmp_path / "out", BROKER="memory", PYTHONPATH=str(tmp_path))
+    for told in ("It took three attempts", "dead-letter queue holds exactly the 1 failed task", "left out, since"):
+        assert told in output
+    (mail_log,) = tmp_path.glob("out/*/logs/smtp.jsonl")
+    port = json.loads(mail_log.read_text().splitlines()[0])["port"]
+    assert log.read_text().splitlines() == [f"socket.connect ('127.0.0.1', {port})"] * 3
+
+
+async def test_an_interrupted_demo_without_rabbitmq_ends(tmp_path):
+    """Ctrl-C while the workers are busy in the demo's own process."""
+    demo = start_demo(NOBODY, tmp_path, BROKER="memory", DEMO_SAMPLES="3")
+    await eventually(lambda: list(tmp_path.glob("*/converted/webp/*.webp")), timeout=60)
+    demo.send_signal(signal.SIGINT)
+    output, _ = await asyncio.to_thread(demo.communicate, timeout=60)
+    assert demo.returncode == 130, output
+    assert "stopping the workers" in output
+    assert "was cancelled" not in output
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])

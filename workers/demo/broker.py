@@ -15,7 +15,6 @@ from demo.settings import ROOT, WITHOUT_RABBITMQ, DemoError
 
 COMMAND = ROOT / "rabbitmq" / "broker"
 DELETE_S = 15
-UNAVAILABLE = 4  # the command's exit code
 
 
 class Broker(BaseModel):
@@ -44,7 +43,7 @@ async def start_private_broker() -> Broker:
     A cancelled start is waited for and undone, since a node that is half started cannot be stopped.
 
     Raises:
-        DemoError: There is no way to have a node here; says what the command said.
+        DemoError: There is no node to be had here; says what the command said, and how the demo does without.
     """
     starting = asyncio.ensure_future(_command("start", "--json"))
     try:
@@ -100,7 +99,7 @@ async def _command(*arguments: str) -> str:
     output, errors = await process.communicate()
     if process.returncode:
         said = (errors or output).decode(errors="replace").strip()
-        if process.returncode == UNAVAILABLE:
+        if arguments[0] == "start":
             said += f"\nOr without RabbitMQ, in one process: {WITHOUT_RABBITMQ}"
         raise DemoError(f"`{COMMAND} {' '.join(arguments)}` failed (code {process.returncode}):\n{said}")
     return output.decode()
