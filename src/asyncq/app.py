@@ -117,28 +117,31 @@ class AsyncQ(TaskRegistry):
             await self._leave()
 
     @contextmanager
-    def using(self, broker: BrokerFactory, clock: Clock | None = None) -> Iterator[Self]:
-        """Let the app use another broker, and another clock, until the block ends: for tests.
+    def using(self, broker: BrokerFactory, clock: Clock | None = None, **settings: Any) -> Iterator[Self]:
+        """Let the app use another broker, another clock and other settings until the block ends: for tests.
 
         Args:
             broker: Makes the broker from the settings.
             clock: For timestamps, delays and limits; by default the machine's.
+            **settings: Fields of `asyncq.settings.Settings` that differ meanwhile.
 
         Raises:
             AlreadyOpen: The app, or its `sync`, is open: what is open would go on with the other broker.
+            ConfigurationError: A setting cannot be used.
         """
         if self._entered > 0 or self.sync.is_open:
             raise AlreadyOpen(
                 f"The app {self.name!r} is open, so its broker cannot be changed. Do it before `async with app:`, and "
                 "after `app.sync.close()` where app.sync was used."
             )
-        before = self._broker_factory, self._clock
+        before = self._broker_factory, self._clock, self.settings
+        self.settings = load_settings(**{**self.settings.model_dump(), **settings})
         self._broker_factory, self._clock = broker, clock or SystemClock()
         try:
             yield self
         finally:
             self.sync.close()
-            self._broker_factory, self._clock = before
+            self._broker_factory, self._clock, self.settings = before
 
     async def _enter(self, role: str) -> None:
         loop = asyncio.get_running_loop()

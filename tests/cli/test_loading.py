@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from asyncq import AsyncQ
-from asyncq.cli.loading import load_app
+from asyncq.loading import load_app
 from asyncq.errors import AppNotFound, ConfigurationError, TaskDefinitionError
 
 

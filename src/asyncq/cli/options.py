@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from asyncq.app import AsyncQ
-from asyncq.cli.loading import load_app
+from asyncq.loading import load_app
 from asyncq.observability.logs import LogLevel
 from asyncq.settings import load_settings
 

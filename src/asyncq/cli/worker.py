@@ -19,13 +19,13 @@ import typer
 from asyncq.app import AsyncQ
 from asyncq.cli.arguments import MAX_SLOTS, read_queues
 from asyncq.cli.leftovers import Leftovers
-from asyncq.cli.loading import load_app
 from asyncq.cli.main_task import run_to_end
 from asyncq.cli.options import BrokerUrlOption, override
 from asyncq.cli.report import FAULT, exit_code_of, message_of, report
 from asyncq.cli.text import printable, safe_urls
 from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError
+from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
 

@@ -147,6 +147,11 @@ class Worker:
         on_loop = [item for item in (*self._attempts, *self._attempts.given_up()) if not item.in_thread]
         return self._threads.busy + len(on_loop)
 
+    @property
+    def queues(self) -> Mapping[str, int]:
+        """Slots for each queue."""
+        return dict(self._queues)
+
     def running(self) -> list[RunningTask]:
         """Return what runs at the moment."""
         return [

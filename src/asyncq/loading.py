@@ -1,4 +1,4 @@
-"""From `MODULE:APP` on the command line to the app.
+"""From `MODULE:APP`, as the command line and the pytest plugin take it, to the app.
 
 Invariant: whatever goes wrong on the way is told apart: a module that is not there, a module that fails, an
 attribute that is not there, an attribute that is something else.
@@ -17,7 +17,7 @@ from asyncq.errors import AppNotFound, AsyncQError, ConfigurationError
 
 __all__ = ["load_app"]
 
-_ASYNCQ = str(Path(__file__).parents[1])
+_ASYNCQ = str(Path(__file__).parent)
 _IMPORTLIB = str(Path(importlib.__file__).parent)
 
 
