@@ -100,7 +100,7 @@ class MemoryBroker:
         del timeout_s  # nothing here takes time
         if not self._is_open:
             raise NotSent("Nothing was sent: the connection to the broker is closed.")
-        if delay is not None and delay.seconds > 0:
+        if delay is not None and not delay.seconds <= 0:  # what is no number is refused further on
             self._delay(message, to, delay)
         else:
             self._put(message, to)

@@ -128,7 +128,7 @@ class RabbitMQ:
 
     async def publish(self, message: Message, to: Address, *, delay: Delay | None = None, timeout_s: float) -> None:
         """See `asyncq.broker.Broker.publish`."""
-        if delay is not None and delay.seconds > 0:
+        if delay is not None and not delay.seconds <= 0:  # what is no number is refused further on
             await self._publish_delayed(message, to, delay, timeout_s)
         else:
             await self._publisher.publish(message.body, properties_from(message), _target(to), timeout_s=timeout_s)
