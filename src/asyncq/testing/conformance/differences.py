@@ -1,0 +1,38 @@
+"""Where brokers differ by nature: one table, with the reason of each difference.
+
+A behaviour asks `bench.differs(key)` for the variant that holds. So a difference is tested like everything else: a
+broker that stops to differ fails the suite. And the suite fails where a declared difference is asked for by no test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+__all__ = ["DIFFERENCES", "Difference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One difference between brokers.
+
+    Attributes:
+        key: What the test asks for.
+        behaviour: The test's name.
+        brokers: Names of brokers that differ from the others, as patterns: `RabbitMQ 3.*`.
+        what: What they do in place of it.
+        reason: Why, with the source.
+    """
+
+    key: str
+    behaviour: str
+    brokers: tuple[str, ...]
+    what: str
+    reason: str
+
+    def holds_for(self, broker: str) -> bool:
+        """Tell whether the broker of this name is one of those that differ."""
+        return any(fnmatchcase(broker, pattern) for pattern in self.brokers)
+
+
+DIFFERENCES: tuple[Difference, ...] = ()
