@@ -1,5 +1,6 @@
 """Which broker the demo gets, what is said where there is none, and what is refused."""
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -11,7 +12,9 @@ import pytest
 import demo.broker
 from asyncq.testing.node import Node, NodeUnavailable
 from demo.__main__ import main
-from demo.settings import DemoError, DemoSettings
+from demo.memory_stage import MemoryStage
+from demo.settings import DemoError, DemoSettings, Run
+from demo.view import PlainView
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFER = "make demo BROKER=memory"
@@ -96,7 +99,7 @@ async def test_a_private_broker_that_does_not_start_is_told_with_the_offer(tmp_p
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"BROKER": "redis"}, "BROKER=redis is not known. BROKER=memory runs the demo without RabbitMQ"),
+        ({"BROKER": "redis"}, "used:\n  BROKER=redis is not known. BROKER=memory runs the demo without RabbitMQ"),
         ({"BROKER": "memory", "KEEP": "1"}, "leave one of the two out"),
         ({"ASYNCQ_BROKER_URL": "memory://shop"}, OFFER),
         ({"DEMO_SAMPLES": "0"}, "DEMO_SAMPLES: Input should be greater"),
@@ -118,6 +121,19 @@ def test_memory_is_taken_only_when_it_is_asked_for(monkeypatch, broker, in_memor
     clean(monkeypatch)
     monkeypatch.setenv("BROKER", broker)
     assert DemoSettings().in_memory is in_memory
+
+
+async def test_a_worker_that_ends_by_itself_ends_the_demo_in_memory(tmp_path):
+    """With its error: the story would wait for its results in vain."""
+
+    async def work():
+        raise OSError("the disk is gone")
+
+    stage = MemoryStage(Run("test", tmp_path), PlainView())
+    stage.running = [asyncio.create_task(asyncio.Event().wait()), asyncio.create_task(work(), name="worker mail")]
+    with pytest.raises(DemoError, match=r"worker mail ended by itself: OSError\('the disk is gone'\)"):
+        await stage.watch()
+    stage.running[0].cancel()
 
 
 def clean(monkeypatch):

@@ -214,7 +214,10 @@ def main() -> int:
     try:
         settings = DemoSettings()
     except ValidationError as exc:
-        lines = [": ".join([*(str(name).upper() for name in error["loc"]), error["msg"]]) for error in exc.errors()]
+        lines = [
+            ": ".join([*(str(name).upper() for name in error["loc"]), error["msg"].removeprefix("Value error, ")])
+            for error in exc.errors()
+        ]
         sys.stderr.write("\n  ".join(["The demo's settings cannot be used:", *lines]) + "\n")
         return 2
     return asyncio.run(run_demo(settings))

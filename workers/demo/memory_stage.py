@@ -71,9 +71,9 @@ class MemoryStage:
     def last_words(self) -> list[str]:
         """Say what this stage cannot show."""
         return [
-            "left out, since it takes a RabbitMQ (make demo without BROKER=memory has it):",
+            "left out, since it takes a RabbitMQ, which make demo without BROKER=memory has:",
             "  its management UI, with the queues, connections and messages of this run",
-            "  workers in processes of their own, and that killing one loses no task",
+            "  workers in processes of their own, one of which may be killed without losing a task",
             "  messages that are still there when a process has ended; `asyncq dead list` from a terminal; KEEP=1",
         ]
 
