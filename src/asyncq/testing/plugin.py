@@ -1,0 +1,143 @@
+"""The pytest plugin: a user's own app in tests, without any broker.
+
+    asyncq_app        the app, open on a broker in memory, with a worker that runs during the test
+    asyncq_clock      its time: stands still until the test moves it
+    run_until_idle    let the worker do all there is; delays, backoffs and limits pass at once
+    sent              what was sent
+    faults            failure injection
+    asyncq_rabbitmq   a private RabbitMQ node for the session, where memory is not enough
+
+pytest loads it by its entry point, so it imports nothing of asyncq before a test asks for it.
+
+The app is opened inside the test's own coroutine, not in an async fixture: so it works in the event loop of whatever
+runs the test, pytest-asyncio in both its modes and anyio's plugin alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from asyncq.app import AsyncQ
+    from asyncq.testing.clock import ManualClock
+    from asyncq.testing.faults import Faults
+    from asyncq.testing.harness import Harness
+    from asyncq.testing.node import Node
+    from asyncq.testing.sent import Sent
+
+__all__: list[str] = []
+
+_APP = "asyncq_app"
+_VERSION = "asyncq_rabbitmq_version"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ini options."""
+    parser.addini(_APP, "The app under test, as MODULE:APP, for example shop.tasks:app.")
+    parser.addini(_VERSION, "The RabbitMQ version of the fixture asyncq_rabbitmq, for example 4.3; by default any.")
+
+
+@pytest.fixture
+def asyncq_target(request: pytest.FixtureRequest) -> AsyncQ:
+    """The app under test, from the ini option `asyncq_app`; override this fixture to give another."""
+    from asyncq.errors import AsyncQError  # noqa: PLC0415 - see the module's docstring
+    from asyncq.loading import load_app  # noqa: PLC0415
+
+    target = str(request.config.getini(_APP))
+    if not target:
+        raise pytest.UsageError(
+            "Which app is to be tested? Name it in pyproject.toml, under [tool.pytest.ini_options], as "
+            '`asyncq_app = "shop.tasks:app"`; or define a fixture `asyncq_target` in conftest.py that returns it.'
+        )
+    try:
+        return load_app(target)
+    except AsyncQError as error:
+        raise pytest.UsageError(f"The ini option {_APP} leads to no app. {error}") from error
+
+
+@pytest.fixture
+def asyncq_clock() -> ManualClock:
+    """The time of the app under test: it stands still until `await asyncq_clock.advance(60)`."""
+    from asyncq.testing.clock import ManualClock  # noqa: PLC0415
+
+    return ManualClock()
+
+
+@pytest.fixture
+def asyncq_harness(request: pytest.FixtureRequest, asyncq_target: AsyncQ, asyncq_clock: ManualClock) -> Harness:
+    """Everything about the app under test: `app`, `clock`, `node`, `sent`, `faults`, `run_until_idle`."""
+    from asyncq.testing.harness import Harness  # noqa: PLC0415
+
+    harness = Harness(asyncq_target, asyncq_clock)
+    _run_within(request.node, harness)
+    return harness
+
+
+@pytest.fixture
+def asyncq_app(asyncq_harness: Harness) -> AsyncQ:
+    """The app under test, open on a broker in memory, with a worker that runs during the test."""
+    return asyncq_harness.app
+
+
+@pytest.fixture
+def sent(asyncq_harness: Harness) -> Sent:
+    """What was sent during the test."""
+    return asyncq_harness.sent
+
+
+@pytest.fixture
+def faults(asyncq_harness: Harness) -> Faults:
+    """Lets tasks fail or hang: `faults.fail(charge, times=2)`, `faults.hang(make_report)`."""
+    return asyncq_harness.faults
+
+
+@pytest.fixture
+def run_until_idle(asyncq_harness: Harness) -> Callable[..., Awaitable[None]]:
+    """Let the worker do all there is, when awaited; delays, backoffs and limits pass at once."""
+    return asyncq_harness.run_until_idle
+
+
+@pytest.fixture(scope="session")
+def asyncq_rabbitmq(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A private RabbitMQ node, started for the session and removed after it: `asyncq_rabbitmq.url`.
+
+    A test that must not see what others leave behind takes a virtual host of its own:
+    `asyncq_rabbitmq.create_vhost(name)` returns its URL. Where no RabbitMQ can be had, the test is skipped.
+    """
+    from asyncq.testing.node import Node, NodeUnavailable  # noqa: PLC0415
+
+    version = str(request.config.getini(_VERSION)) or None
+    try:
+        node = Node.provide(version, name="pytest", folder=tmp_path_factory.mktemp("rabbitmq"), temporary=True)
+        node.start()
+    except NodeUnavailable as error:
+        pytest.skip(f"No RabbitMQ can be had: {error}")
+    yield node
+    node.remove()
+
+
+def _run_within(item: pytest.Item, harness: Harness) -> None:
+    """Let the test's coroutine run while the app is open and its worker works."""
+    test = getattr(item, "obj", None)
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(test):
+        raise pytest.UsageError(
+            f"{item.nodeid} uses the app under test, so it must be an `async def` test: the app's worker runs in its "
+            "event loop."
+        )
+
+    @functools.wraps(test)
+    async def within(*args: Any, **kwargs: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise pytest.UsageError("asyncq runs on asyncio; this test runs on another event loop.") from None
+        async with harness.working():
+            return await test(*args, **kwargs)
+
+    item.obj = within
