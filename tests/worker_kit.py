@@ -37,7 +37,7 @@ from asyncq.retry import RetryPolicy
 from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
 from asyncq.task import Declaration, make_task
-from asyncq.worker.attempt import AnyTask
+from asyncq.worker.attempt import AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
@@ -330,12 +330,12 @@ class Kit:
         self.broker = MemoryBroker()
         self.clock = HandClock()
         self.tasks: dict[str, AnyTask] = {}
-        self.attempts = Attempts(self.broker, lease_patience_s)
+        self.attempts = Attempts(self.broker, self.clock, lease_patience_s)
         self.threads = ThreadPool(places)
         self.intake = Intake(self.tasks, self.clock, unknown_task_patience_s=patience_s, delivery_limit=delivery_limit)
         sender: Any = None  # nothing here sends tasks
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
-        rules = RunRules(self.clock, time_limit_s, grace_s, default_retry)
+        rules = RunRules(Limits(self.clock, time_limit_s, grace_s), default_retry)
         self.execution = Execution(self.intake, self.attempts, self.threads, rules, services)
         self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=delivery_limit)
         self.settlement = Settlement(self.publishing, self.clock, worker="host:1")

@@ -18,10 +18,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from asyncq.broker import Delivery
+from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.task import Task
 
-__all__ = ["GRACE_S", "AnyTask", "Attempt", "Ending", "Interruption", "LeaseGone", "Overdue", "Raised", "Returned"]
+__all__ = [
+    "GRACE_S",
+    "AnyTask",
+    "Attempt",
+    "Ending",
+    "Interruption",
+    "LeaseGone",
+    "Limits",
+    "Overdue",
+    "Raised",
+    "Returned",
+]
 
 AnyTask = Task[..., Any]
 
@@ -31,6 +43,21 @@ GRACE_S = 2.0
 _LEASE_WATCH_AFTER_S = 1.0  # short attempts pay nothing for it: they notice a lost lease when they ack
 
 Interruption = Literal["limit", "drain", "lease"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long an attempt may take.
+
+    Attributes:
+        clock: What the times go by.
+        limit_s: Until it is interrupted.
+        grace_s: How long it may go on after that, until it is given up.
+    """
+
+    clock: Clock
+    limit_s: float
+    grace_s: float = GRACE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +94,8 @@ class Attempt:
         delivery: The lease. A redelivery may take its place.
         task: What runs.
         number: 1 for the first attempt.
-        limit_s: How long it may take, in seconds.
         context: What the code sees of it.
-        grace_s: How long it may go on after it was interrupted.
+        limits: How long it may take.
 
     Attributes:
         code: The asyncio task that runs the code; None for a thread.
@@ -81,8 +107,8 @@ class Attempt:
     """
 
     __slots__ = (
+        "_clock",
         "_ending",
-        "_grace_s",
         "_lease_watch",
         "_loop",
         "_return_waiter",
@@ -94,7 +120,7 @@ class Attempt:
         "delivery",
         "finished",
         "interrupted",
-        "limit_s",
+        "limits",
         "number",
         "on_late_end",
         "on_orphaned",
@@ -102,28 +128,26 @@ class Attempt:
         "task",
     )
 
-    def __init__(
-        self, delivery: Delivery, task: AnyTask, number: int, limit_s: float, context: TaskContext, grace_s: float
-    ) -> None:
+    def __init__(self, delivery: Delivery, task: AnyTask, number: int, context: TaskContext, limits: Limits) -> None:
         self.delivery = delivery
         self.task = task
         self.number = number
-        self.limit_s = limit_s
         self.context = context
+        self.limits = limits
         self.code: asyncio.Task[None] | None = None
         self.interrupted: Interruption | None = None
         self.finished = False
         self.orphaned = False
         self.on_orphaned: Callable[[Attempt], None] | None = None
         self.on_late_end: Callable[[Attempt], None] | None = None
-        self._grace_s = grace_s
         self._ending: Ending | None = None
         self._waiter: asyncio.Future[Ending] | None = None
         self._return_waiter: asyncio.Future[None] | None = None
         self._lease_watch: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
-        self._timer = self._loop.call_later(min(limit_s, _LEASE_WATCH_AFTER_S), self._look)
+        self._clock = clock = limits.clock
+        self._started = clock.monotonic()
+        self._timer = clock.call_later(min(limits.limit_s, _LEASE_WATCH_AFTER_S), self._look)
 
     @property
     def in_thread(self) -> bool:
@@ -133,7 +157,7 @@ class Attempt:
     @property
     def seconds(self) -> float:
         """How long it has run."""
-        return self._loop.time() - self._started
+        return self._clock.monotonic() - self._started
 
     async def ending(self) -> Ending:
         """Wait for the end, as far as a slot is concerned."""
@@ -178,7 +202,7 @@ class Attempt:
         self.interrupted = why
         self.context.mark_cancelled()
         self._timer.cancel()
-        self._timer = self._loop.call_later(self._grace_s, self._give_up)
+        self._timer = self._clock.call_later(self.limits.grace_s, self._give_up)
         if self.code is not None:
             self.code.cancel()
             # A task that is cancelled before its first step never runs a line, its own report included.
@@ -199,12 +223,12 @@ class Attempt:
 
     def _look(self) -> None:
         """Start what only a longer attempt needs."""
-        remaining_s = self.limit_s - self.seconds
+        remaining_s = self.limits.limit_s - self.seconds
         if remaining_s <= 0:
             self.interrupt("limit")
             return
         self.watch_lease()
-        self._timer = self._loop.call_later(remaining_s, self.interrupt, "limit")
+        self._timer = self._clock.call_later(remaining_s, self.interrupt, "limit")
 
     def _stop_watching(self) -> None:
         if self._lease_watch is not None:

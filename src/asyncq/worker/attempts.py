@@ -10,11 +10,11 @@ small as the number of slots and of those orphans.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 
 from asyncq.broker import Broker, Delivery
+from asyncq.clock import Clock
 from asyncq.loggers import get_logger
 from asyncq.message import Message
 from asyncq.worker.attempt import Attempt
@@ -32,11 +32,13 @@ class Attempts:
 
     Args:
         broker: Only its status is read: while there is no connection, nothing can come back.
+        clock: What that patience goes by.
         lease_patience_s: How long a lost lease may take to come back, in seconds of a working connection.
     """
 
-    def __init__(self, broker: Broker, lease_patience_s: float = LEASE_PATIENCE_S) -> None:
+    def __init__(self, broker: Broker, clock: Clock, lease_patience_s: float = LEASE_PATIENCE_S) -> None:
         self._broker = broker
+        self._clock = clock
         self._look_after_s = lease_patience_s / _LOOKS
         self._running: set[Attempt] = set()
         self._by_message: dict[str, Attempt] = {}
@@ -106,7 +108,7 @@ class Attempts:
             attempt.interrupt("lease")
             return
         looks -= self._broker.status().state in {"ready", "blocked"}
-        asyncio.get_running_loop().call_later(self._look_after_s, self._expect_back, attempt, lost, looks)
+        self._clock.call_later(self._look_after_s, self._expect_back, attempt, lost, looks)
 
     def _ended_late(self, attempt: Attempt) -> None:
         self._overdue.discard(attempt)

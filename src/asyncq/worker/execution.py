@@ -12,12 +12,11 @@ import contextvars
 from dataclasses import dataclass
 
 from asyncq.broker import Delivery
-from asyncq.clock import Clock
 from asyncq.context import ContextServices, TaskContext, running
 from asyncq.loggers import get_logger
 from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome
 from asyncq.retry import RetryPolicy
-from asyncq.worker.attempt import GRACE_S, Attempt, LeaseGone, Overdue
+from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
 from asyncq.worker.runners import ThreadPool, start_on_loop
@@ -33,15 +32,11 @@ class RunRules:
     """How attempts run where their task does not say it.
 
     Attributes:
-        clock: For the deadlines that tasks see.
-        time_limit_s: How long an attempt may take.
-        grace_s: How long interrupted code may take before it is given up.
+        limits: How long an attempt may take, and by which clock.
         default_retry: The policy for `raise Retry(...)` in a task that has none.
     """
 
-    clock: Clock
-    time_limit_s: float
-    grace_s: float = GRACE_S
+    limits: Limits
     default_retry: RetryPolicy | None = None
 
 
@@ -117,10 +112,12 @@ class Execution:
 
     def _start(self, delivery: Delivery, call: Call) -> Attempt:
         task = call.task
-        limit_s = self._rules.time_limit_s if task.run.time_limit_s is None else task.run.time_limit_s
-        deadline_ms = self._rules.clock.now_ms() + int(limit_s * 1000)
+        limits = self._rules.limits
+        if task.run.time_limit_s is not None:
+            limits = Limits(limits.clock, task.run.time_limit_s, limits.grace_s)
+        deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
         context = TaskContext(delivery.message, delivery.queue, call.attempt, self._services, deadline_ms)
-        attempt = Attempt(delivery, task, call.attempt, limit_s, context, self._rules.grace_s)
+        attempt = Attempt(delivery, task, call.attempt, context, limits)
         self._attempts.add(attempt)
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()

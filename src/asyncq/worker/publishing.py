@@ -167,7 +167,7 @@ class Publishing:
             pause_s=pause_s,
             cause=str(error),
         )
-        await asyncio.wait({lost}, timeout=pause_s)
+        await asyncio.wait({lost}, timeout=pause_s)  # by the machine's time: the broker recovers by no other
         if lost.done():
             raise LeaseLost(f"The delivery of task {message.task_id} is no longer ours.") from error
 

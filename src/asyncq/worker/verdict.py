@@ -85,7 +85,9 @@ def _interrupted(attempt: Attempt, error: BaseException | None) -> Outcome:
         return Drained()
     if attempt.interrupted == "lease":
         return LostLease()
-    exceeded = TimeLimitExceeded(f"Task {attempt.task.name} ran longer than its time limit of {attempt.limit_s:g} s.")
+    exceeded = TimeLimitExceeded(
+        f"Task {attempt.task.name} ran longer than its time limit of {attempt.limits.limit_s:g} s."
+    )
     exceeded.__cause__ = error
     return _failed(attempt, exceeded)
 

@@ -30,7 +30,7 @@ from asyncq.retry import RetryPolicy
 from asyncq.settings import Settings
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
-from asyncq.worker.attempt import GRACE_S, AnyTask
+from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
@@ -128,7 +128,7 @@ class Worker:
         self._sender = sender
         self._clock = clock
         self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
-        self._attempts = Attempts(broker)
+        self._attempts = Attempts(broker, clock)
         self._threads = ThreadPool(places=sum(queues.values()))
         self._app = app
         self._queues = dict(queues)
@@ -225,6 +225,7 @@ class Worker:
         log.info("draining", running=len(self._attempts), timeout_s=timeout_s)
         self._threads.refuse()
         self._let_go_of_threads()
+        # By the machine's time: a process manager waits for the end of this process, and kills it when it has waited.
         deadline = anyio.current_time() + timeout_s
         with anyio.move_on_after(max(timeout_s, _SETTLE_TIMEOUT_S)):
             await asyncio.gather(*(consumer.stop() for consumer in self._consumers), return_exceptions=True)
@@ -266,7 +267,7 @@ class Worker:
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
-        rules = RunRules(clock, settings.time_limit_s, self._grace_s, self._app.default_retry)
+        rules = RunRules(Limits(clock, settings.time_limit_s, self._grace_s), self._app.default_retry)
         execution = Execution(intake, self._attempts, self._threads, rules, services)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         settlement = Settlement(publishing, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
