@@ -1,0 +1,1 @@
+"""A small bookshop that takes orders and writes mails."""
