@@ -28,7 +28,11 @@ THEMES: Final = (
     "delays",
     "dead_letters",
     "mailboxes",
+    "sending",
     "results",
+    "retries",
+    "intake",
+    "working",
 )
 
 _MODULES: Final = [f"{__name__}.{theme}" for theme in THEMES]

@@ -186,8 +186,16 @@ async def eventually(predicate: Callable[[], object]) -> Any:
         value = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {inspect.getsource(predicate).strip()}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {WAIT_S:g} s: {_source(predicate)}")
         await asyncio.sleep(_POLL_S)
+
+
+def _source(predicate: Callable[[], object]) -> str:
+    try:
+        return inspect.getsource(predicate).strip()
+    except OSError:
+        return repr(predicate)
 
 
 def make_message(number: int = 0, **fields: Any) -> Message:

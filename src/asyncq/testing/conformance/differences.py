@@ -35,4 +35,14 @@ class Difference:
         return any(fnmatchcase(broker, pattern) for pattern in self.brokers)
 
 
-DIFFERENCES: tuple[Difference, ...] = ()
+DIFFERENCES: tuple[Difference, ...] = (
+    Difference(
+        key="letters that were looked at go to the end",
+        behaviour="test_a_look_at_some_of_the_letters_that_were_all_looked_at_before_keeps_their_order",
+        brokers=("RabbitMQ *",),
+        what="the letters of the second look are shown behind those that it did not reach",
+        reason="A quorum queue keeps what was given back in a queue of its own, in the order of the giving back, and "
+        "hands it out before the rest (measured on 3.10 and 4.3; `returns` in rabbit_fifo.erl). So the order stays "
+        "as long as each look takes at least as many as the ones before it.",
+    ),
+)

@@ -1,28 +1,25 @@
-"""Sending tasks and having their results, progress and failures back."""
+"""Results, progress and failures: what comes back from a task that was sent."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from asyncq.app import AsyncQ
 from asyncq.context import TaskContext
 from asyncq.errors import (
     InvalidResult,
     NoReply,
-    PartlySent,
     ReplyLost,
     ResultTimeout,
     TaskFailed,
-    Unroutable,
 )
-from asyncq.testing.conformance.bench import QUEUE, WAIT_S, Bench, behaviour, eventually
+from asyncq.testing.conformance.bench import WAIT_S, Bench, behaviour, eventually
 
 
 class Size(Enum):
@@ -73,23 +70,6 @@ async def test_a_result_comes_back_with_its_type(bench: Bench) -> None:
 
 
 @behaviour
-async def test_wrong_arguments_fail_at_the_send_and_nothing_is_sent(bench: Bench) -> None:
-    """In the producer: with pydantic's own error, or as a call of the function would."""
-    app = bench.app()
-
-    @app.task(reply=False)
-    async def add(a: int, b: int) -> int:
-        return a + b
-
-    async with app:
-        with pytest.raises(ValidationError):
-            await add.send(1, "two")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="'b'"):
-            await add.options(delay=1).send(1)  # type: ignore[call-arg]
-    assert await bench.count(QUEUE) == 0
-
-
-@behaviour
 async def test_progress_arrives_in_order_before_the_result(bench: Bench) -> None:
     """Numbers, label and details; again for whoever asks later."""
     app = bench.app()
@@ -122,25 +102,6 @@ async def test_many_calls_at_once_get_each_its_own_answer(bench: Bench) -> None:
 
     async with bench.working(app):
         assert await asyncio.gather(*(add.call(n, 1000) for n in range(100))) == [n + 1000 for n in range(100)]
-
-
-@behaviour
-async def test_send_many_gives_a_handle_for_each_and_tells_which_were_not_taken(bench: Bench) -> None:
-    """Results by the handles, in order; one bad queue among good ones."""
-    app = bench.app()
-
-    @app.task
-    async def double(x: int) -> int:
-        return 2 * x
-
-    async with bench.working(app):
-        handles = await app.send_many(double.s(n) for n in range(100))
-        assert [await handle.result(WAIT_S) for handle in handles] == [2 * n for n in range(100)]
-        with pytest.raises(PartlySent, match="1 of 3") as caught:
-            await app.send_many([double.s(1), double.options(queue="nowhere").s(2), double.s(3)])
-        first, second, third = caught.value.outcomes
-        assert isinstance(second, Unroutable)
-        assert [await handle.result(WAIT_S) for handle in (first, third)] == [2, 6]
 
 
 @behaviour
@@ -218,57 +179,6 @@ async def test_a_result_that_does_not_fit_the_callers_type_says_so(bench: Bench)
     async with bench.working(app), other:
         with pytest.raises(InvalidResult, match="return type"):
             await elsewhere.call(1, 2)
-
-
-@behaviour
-async def test_a_task_is_sent_by_its_name_without_its_code(bench: Bench) -> None:
-    """Its queue is the part before the last dot, or what the send says; the result is JSON."""
-    owner, stranger = bench.app("shop.eu"), bench.app("stranger")
-
-    @owner.task
-    async def add(a: int, b: int) -> dict[str, int]:
-        return {"sum": a + b}
-
-    async with bench.working(owner, {"shop.eu": 2, "other": 1}), stranger:
-        assert await stranger.call("shop.eu.add", {"a": 1, "b": 2}) == {"sum": 3}
-        handle = await stranger.send("shop.eu.add", {"a": 1, "b": 4}, queue="other", task_id="mine")
-        assert (handle.id, await handle.result(WAIT_S)) == ("mine", {"sum": 5})
-
-
-@behaviour
-async def test_blocking_code_sends_and_calls_beside_an_open_app(bench: Bench) -> None:
-    """`app.sync` has a client of its own, and reaches the same broker."""
-    app = bench.app()
-
-    @app.task(pass_context=True)
-    async def double(ctx: TaskContext, x: int) -> int:
-        await ctx.progress(1, 2)
-        return 2 * x
-
-    def in_thread(app: AsyncQ) -> list[object]:
-        handle = app.sync.send(double.s(4))
-        updates = [update.done for update in handle.updates()]
-        return [app.sync.call(double.s(3)), updates, handle.result(WAIT_S)]
-
-    async with bench.working(app):
-        assert await asyncio.to_thread(in_thread, app) == [6, [1], 8]
-
-
-@behaviour
-async def test_a_delayed_send_runs_no_earlier_than_it_says(bench: Bench) -> None:
-    """By `delay=` and by `eta=`, also through the worker's own answer."""
-    app = bench.app()
-
-    @app.task
-    async def now() -> datetime:
-        return datetime.now(UTC)
-
-    async with bench.working(app):
-        began = datetime.now(UTC)
-        by_delay = await now.options(delay=0.3).send()
-        by_eta = await now.options(eta=began + timedelta(seconds=0.5)).send()
-        assert await by_delay.result(WAIT_S) - began >= timedelta(seconds=0.3)
-        assert await by_eta.result(WAIT_S) - began >= timedelta(seconds=0.5)
 
 
 @behaviour
