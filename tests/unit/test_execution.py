@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator, model_serializer
 
+from asyncq.broker import BrokerStatus
 from asyncq.context import TaskContext, current_context
 from asyncq.errors import TimeLimitExceeded
 from asyncq.message import ATTEMPT, UNKNOWN_SINCE
@@ -27,8 +28,11 @@ from asyncq.outcome import (
 )
 from asyncq.retry import Exponential, Fixed, RetryPolicy
 from asyncq.signals import Reject, Retry, Snooze
+from asyncq.worker.attempt import GRACE_S
+from asyncq.worker.attempts import LEASE_PATIENCE_S
+from asyncq.worker.execution import Executed
 from support import eventually
-from worker_kit import Kit
+from worker_kit import Kit, make_kit
 
 POLICY = RetryPolicy(on=ValueError, max_attempts=3, backoff=Fixed(5), jitter=False)
 
@@ -37,9 +41,15 @@ async def run(kit: Kit, name: str, body: Any = None, **fields: Any) -> Outcome:
     return (await kit.execution.execute(kit.delivery(name, body, **fields))).outcome
 
 
+async def run_while_time_passes(kit: Kit, name: str, seconds: float) -> Executed:
+    running = asyncio.create_task(kit.execution.execute(kit.delivery(name)))
+    await kit.clock.advance(seconds)
+    return await asyncio.wait_for(running, 5)
+
+
 async def outcome_of(error: BaseException | type[BaseException], attempt: int = 1, **options: Any) -> Outcome:
     """Return the outcome of a task that raises."""
-    kit = Kit(default_retry=options.pop("default_retry", None))
+    kit = await make_kit(default_retry=options.pop("default_retry", None))
 
     @kit.task(**options)
     async def work() -> None:
@@ -53,7 +63,7 @@ async def outcome_of(error: BaseException | type[BaseException], attempt: int = 
 
 async def test_the_result_of_a_task_is_its_value_as_json() -> None:
     """Both kinds of functions."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     async def add(a: int, b: int = 2) -> int:
@@ -69,20 +79,20 @@ async def test_the_result_of_a_task_is_its_value_as_json() -> None:
 
 async def test_a_task_sees_its_attempt_and_its_deadline() -> None:
     """In the context that is passed, and in the current one."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task(pass_context=True, time_limit_s=30)
     async def look(ctx: TaskContext) -> list[Any]:
         assert current_context() is ctx
         assert ctx.deadline is not None
-        return [ctx.task_id, ctx.attempt, ctx.queue, ctx.deadline.timestamp() - kit.clock.ms / 1000, ctx.cancelled]
+        return [ctx.task_id, ctx.attempt, ctx.queue, (ctx.deadline - kit.clock.now()).total_seconds(), ctx.cancelled]
 
     assert await run(kit, "look", headers={ATTEMPT: 2}) == Succeeded(b'["task-1",2,"work",30.0,false]')
 
 
 async def test_a_thread_sees_the_current_context() -> None:
     """Context variables go into the thread."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     def look() -> str:
@@ -93,7 +103,7 @@ async def test_a_thread_sees_the_current_context() -> None:
 
 async def test_no_context_variable_of_one_attempt_reaches_the_next() -> None:
     """Each attempt starts from a clean copy."""
-    kit = Kit()
+    kit = await make_kit()
     seen = contextvars.ContextVar("seen", default=0)
 
     @kit.task()
@@ -128,7 +138,7 @@ async def test_no_context_variable_of_one_attempt_reaches_the_next() -> None:
 )
 async def test_a_body_that_does_not_fit_is_rejected_with_the_reason(body: Any, reason: str, words: str) -> None:
     """At once: it would never fit."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task(retry=RetryPolicy())
     async def work(a: int) -> None:
@@ -152,7 +162,7 @@ async def test_a_foreign_attempt_number_that_is_none_is_rejected(value: object) 
 @pytest.mark.parametrize("content_type", [None, "", "application/json; charset=utf-8", "Application/JSON"])
 async def test_json_is_taken_under_every_name_that_producers_give_it(content_type: str | None) -> None:
     """A foreign producer may leave the content type out."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     async def work() -> None:
@@ -173,7 +183,7 @@ async def test_json_is_taken_under_every_name_that_producers_give_it(content_typ
 )
 async def test_what_is_no_task_message_is_rejected(fields: dict[str, Any]) -> None:
     """Another content type, an encoding, no type."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     async def work() -> None:
@@ -193,7 +203,7 @@ async def test_a_validator_that_raises_anything_rejects_the_message() -> None:
         def __init__(self, **values: Any) -> None:
             raise KeyError("odd")
 
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     async def work(odd: Odd) -> None:
@@ -206,13 +216,13 @@ async def test_a_validator_that_raises_anything_rejects_the_message() -> None:
 
 async def test_an_unknown_task_waits_once_and_is_then_rejected() -> None:
     """The first meeting is remembered in a header, and the wait ends when the patience is over."""
-    kit = Kit(patience_s=25)
+    kit = await make_kit(patience_s=25)
     first = await run(kit, "shop.nobody")
-    assert first == Deferred(kit.clock.ms, 10)
-    since = {UNKNOWN_SINCE: kit.clock.ms}
-    kit.clock.ms += 20_000
+    assert first == Deferred(kit.clock.now_ms(), 10)
+    since = {UNKNOWN_SINCE: kit.clock.now_ms()}
+    kit.clock.move(20)
     assert await run(kit, "shop.nobody", headers=since) == Deferred(since[UNKNOWN_SINCE], 5)
-    kit.clock.ms += 5_000
+    kit.clock.move(5)
     last = await run(kit, "shop.nobody", headers=since)
     assert isinstance(last, Rejected)
     assert last.reason == "unknown task"
@@ -222,14 +232,14 @@ async def test_an_unknown_task_waits_once_and_is_then_rejected() -> None:
 
 async def test_a_clock_that_is_ahead_does_not_make_the_wait_longer() -> None:
     """The time of the first meeting may come from another machine."""
-    kit = Kit(patience_s=25)
-    outcome = await run(kit, "nobody", headers={UNKNOWN_SINCE: kit.clock.ms + 3_600_000})
-    assert outcome == Deferred(kit.clock.ms, 10)
+    kit = await make_kit(patience_s=25)
+    outcome = await run(kit, "nobody", headers={UNKNOWN_SINCE: kit.clock.now_ms() + 3_600_000})
+    assert outcome == Deferred(kit.clock.now_ms(), 10)
 
 
 async def test_a_message_that_was_delivered_too_often_is_not_run_again() -> None:
     """It may be what kills the workers."""
-    kit = Kit(delivery_limit=5)
+    kit = await make_kit(delivery_limit=5)
 
     @kit.task()
     async def work() -> int:
@@ -300,7 +310,7 @@ async def test_retry_without_a_policy_uses_the_apps_default_one() -> None:
 
 async def test_the_cause_of_a_retry_is_the_recorded_error() -> None:
     """`raise Retry() from error`, and the exception that was being handled."""
-    kit = Kit()
+    kit = await make_kit()
 
     def connect() -> None:
         raise ConnectionError("gone")
@@ -356,7 +366,7 @@ async def test_a_reason_that_is_no_text_is_recorded_as_text() -> None:
 @pytest.mark.parametrize("in_thread", [False, True], ids=["async", "thread"])
 async def test_nothing_that_a_task_raises_ends_the_worker(error: BaseException, in_thread: bool) -> None:
     """Each of these is a failure like any other."""
-    kit = Kit()
+    kit = await make_kit()
 
     def fail() -> None:
         raise error
@@ -373,7 +383,7 @@ async def test_nothing_that_a_task_raises_ends_the_worker(error: BaseException, 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
 async def test_nothing_that_a_validator_or_a_serialiser_raises_ends_the_worker(error: BaseException) -> None:
     """They run on the worker's own loop, and are the user's code as well."""
-    kit = Kit()
+    kit = await make_kit()
 
     class Reading(BaseModel):
         n: int
@@ -418,7 +428,7 @@ async def test_an_error_whose_text_ends_the_process_is_a_failure_all_the_same() 
 
 async def test_a_function_that_hands_out_a_coroutine_fails_with_a_hint() -> None:
     """A decorator that is `def` hides that the function is `async def`: nothing would have run."""
-    kit = Kit()
+    kit = await make_kit()
 
     async def inner() -> int:
         return 1
@@ -435,7 +445,7 @@ async def test_a_function_that_hands_out_a_coroutine_fails_with_a_hint() -> None
 
 async def test_sys_exit_in_a_task_that_retries_everything_is_still_final() -> None:
     """The default policy names `Exception`, and SystemExit is none."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task(retry=RetryPolicy())
     async def leave() -> None:
@@ -448,7 +458,7 @@ async def test_sys_exit_in_a_task_that_retries_everything_is_still_final() -> No
 
 async def test_a_task_that_cancels_itself_has_failed() -> None:
     """We did not ask for it."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     async def odd() -> None:
@@ -465,7 +475,7 @@ async def test_a_task_that_cancels_itself_has_failed() -> None:
 @pytest.mark.parametrize("value", ["three", object(), {1: object()}])
 async def test_a_result_that_does_not_fit_is_never_retried(value: object) -> None:
     """The work was done; running it again would do it twice."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task(retry=RetryPolicy())
     async def work() -> int:
@@ -494,10 +504,10 @@ async def test_an_error_that_cannot_be_printed_is_recorded() -> None:
 
 async def test_an_async_task_is_cancelled_once_at_its_limit_and_may_await_in_its_finally() -> None:
     """A plain cancel, so that cleaning up works."""
-    kit = Kit(grace_s=5)
+    kit = await make_kit()
     cleaned = []
 
-    @kit.task(time_limit_s=0.02, pass_context=True)
+    @kit.task(time_limit_s=30, pass_context=True)
     async def slow(ctx: TaskContext) -> None:
         try:
             await asyncio.sleep(60)
@@ -506,11 +516,31 @@ async def test_an_async_task_is_cancelled_once_at_its_limit_and_may_await_in_its
             await asyncio.sleep(0.02)
             cleaned.append(ctx.cancelled)
 
-    outcome = await run(kit, "slow")
+    outcome = (await run_while_time_passes(kit, "slow", 30)).outcome
     assert cleaned == [True]
     assert isinstance(outcome, Failed)
     assert outcome.failure.type == "asyncq.errors.TimeLimitExceeded"
-    assert "0.02 s" in outcome.failure.message
+    assert "30 s" in outcome.failure.message
+
+
+async def test_a_task_is_left_alone_until_its_limit() -> None:
+    """Not a moment less than it was promised."""
+    kit = await make_kit()
+    go_on = asyncio.Event()
+
+    @kit.task(time_limit_s=30)
+    async def long() -> str:
+        await go_on.wait()
+        return "done"
+
+    running = asyncio.create_task(run(kit, "long"))
+    await kit.clock.advance(29.999)
+    (attempt,) = kit.attempts
+    assert attempt.interrupted is None
+    assert attempt.seconds == pytest.approx(29.999)
+    go_on.set()
+    assert await running == Succeeded(b'"done"')
+    assert kit.clock.next_due_s is None
 
 
 @pytest.mark.parametrize(
@@ -524,51 +554,53 @@ async def test_an_async_task_is_cancelled_once_at_its_limit_and_may_await_in_its
 )
 async def test_a_time_limit_is_retried_only_where_the_policy_names_it(policy: Any, kind: type[Outcome]) -> None:
     """A task that ran into its limit once mostly does so again."""
-    kit = Kit()
+    kit = await make_kit()
 
-    @kit.task(time_limit_s=0.01, retry=policy)
+    @kit.task(time_limit_s=30, retry=policy)
     async def slow() -> None:
         await asyncio.sleep(60)
 
-    assert isinstance(await run(kit, "slow"), kind)
+    assert isinstance((await run_while_time_passes(kit, "slow", 30)).outcome, kind)
 
 
 async def test_the_apps_time_limit_holds_for_tasks_without_one() -> None:
     """`time_limit_s` of the settings."""
-    kit = Kit(time_limit_s=0.01)
+    kit = await make_kit(time_limit_s=90)
 
     @kit.task()
     async def slow() -> None:
         await asyncio.sleep(60)
 
-    assert isinstance(await run(kit, "slow"), Failed)
+    outcome = (await run_while_time_passes(kit, "slow", 90)).outcome
+    assert isinstance(outcome, Failed)
+    assert "90 s" in outcome.failure.message
 
 
 async def test_a_task_that_finishes_within_its_grace_has_succeeded() -> None:
     """It has done its work; running it again would do it twice."""
-    kit = Kit(grace_s=5)
+    kit = await make_kit()
 
-    @kit.task(time_limit_s=0.01)
+    @kit.task(time_limit_s=30)
     async def late() -> str:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
         return "done"
 
-    assert await run(kit, "late") == Succeeded(b'"done"')
+    assert (await run_while_time_passes(kit, "late", 30)).outcome == Succeeded(b'"done"')
 
 
 async def test_what_a_task_raises_because_it_was_cancelled_is_the_cause_of_its_time_limit() -> None:
     """The record shows both."""
-    kit = Kit(grace_s=5)
+    kit = await make_kit()
 
-    @kit.task(time_limit_s=0.01)
+    @kit.task(time_limit_s=30)
     async def slow() -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             raise ConnectionError("half done") from None
 
-    outcome = await run(kit, "slow")
+    outcome = (await run_while_time_passes(kit, "slow", 30)).outcome
     assert isinstance(outcome, Failed)
     assert outcome.failure.type == "asyncq.errors.TimeLimitExceeded"
     assert "half done" in outcome.failure.traceback
@@ -576,10 +608,10 @@ async def test_what_a_task_raises_because_it_was_cancelled_is_the_cause_of_its_t
 
 async def test_an_async_task_that_ignores_its_cancellation_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     """Its end is watched and logged."""
-    kit = Kit(grace_s=0.02)
+    kit = await make_kit()
     release = asyncio.Event()
 
-    @kit.task(time_limit_s=0.01)
+    @kit.task(time_limit_s=30)
     async def stubborn() -> None:
         while not release.is_set():
             try:
@@ -587,7 +619,7 @@ async def test_an_async_task_that_ignores_its_cancellation_is_given_up(caplog: p
             except asyncio.CancelledError:
                 continue
 
-    executed = await kit.execution.execute(kit.delivery("stubborn"))
+    executed = await run_while_time_passes(kit, "stubborn", 30 + GRACE_S)
     assert isinstance(executed.outcome, Failed)
     assert not executed.hold
     assert kit.attempts.overdue == 1
@@ -599,15 +631,15 @@ async def test_an_async_task_that_ignores_its_cancellation_is_given_up(caplog: p
 
 async def test_a_thread_that_overruns_is_given_up_and_keeps_its_place(caplog: pytest.LogCaptureFixture) -> None:
     """It is told by `ctx.cancelled`, counted, and warned of."""
-    kit = Kit(grace_s=0.02)
+    kit = await make_kit()
     go_on, seen = threading.Event(), []
 
-    @kit.task(time_limit_s=0.01, pass_context=True)
+    @kit.task(time_limit_s=30, pass_context=True)
     def stubborn(ctx: TaskContext) -> None:
         go_on.wait(10)
         seen.append(ctx.cancelled)
 
-    executed = await kit.execution.execute(kit.delivery("stubborn"))
+    executed = await run_while_time_passes(kit, "stubborn", 30 + GRACE_S)
     assert isinstance(executed.outcome, Failed)
     assert executed.outcome.failure.type == "asyncq.errors.TimeLimitExceeded"
     assert executed.hold
@@ -626,12 +658,13 @@ async def drain_while_running(kit: Kit, name: str, started: Callable[[], Awaitab
     await started()
     for attempt in kit.attempts:
         attempt.interrupt("drain")
+    await kit.clock.advance(GRACE_S)
     return await running
 
 
 async def test_a_task_that_the_stopping_worker_cancels_is_handed_back() -> None:
     """Whatever its cleaning up raises is our doing."""
-    kit = Kit(grace_s=5)
+    kit = await make_kit()
     started = asyncio.Event()
 
     @kit.task(retry=RetryPolicy(on=Exception))
@@ -647,13 +680,13 @@ async def test_a_task_that_the_stopping_worker_cancels_is_handed_back() -> None:
 
 async def test_a_task_that_is_cancelled_before_its_first_step_is_handed_back() -> None:
     """Not a line of it runs, and still its end is noticed."""
-    kit = Kit(grace_s=5)
+    kit = await make_kit()
 
     @kit.task()
     async def long() -> None:
         raise AssertionError("must not run")
 
-    running = asyncio.create_task(run(kit, "long"))  # its grace is longer than this test waits
+    running = asyncio.create_task(run(kit, "long"))  # its grace never ends: the clock stands still
     while not len(kit.attempts):
         await asyncio.sleep(0)
         for attempt in kit.attempts:
@@ -663,7 +696,7 @@ async def test_a_task_that_is_cancelled_before_its_first_step_is_handed_back() -
 
 async def test_a_thread_of_a_stopping_worker_is_handed_back_and_abandoned() -> None:
     """The thread goes on; somebody else runs the task again."""
-    kit = Kit(grace_s=0.02)
+    kit = await make_kit()
     started, go_on = threading.Event(), threading.Event()
 
     @kit.task()
@@ -689,7 +722,7 @@ async def start_and_lose(kit: Kit, delivery: Any, started: asyncio.Event) -> "as
 
 async def test_a_redelivery_becomes_the_new_lease_of_the_attempt_that_still_runs() -> None:
     """Not a second run; the outcome goes with the new lease."""
-    kit = Kit()
+    kit = await make_kit()
     started, go_on, runs = asyncio.Event(), asyncio.Event(), []
 
     @kit.task()
@@ -712,10 +745,9 @@ async def test_a_redelivery_becomes_the_new_lease_of_the_attempt_that_still_runs
     assert len(kit.attempts) == 0
 
 
-async def test_a_lost_lease_frees_its_slot_while_the_attempt_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_lease_frees_its_slot_while_the_attempt_goes_on() -> None:
     """Otherwise no slot would be free for the redelivery."""
-    monkeypatch.setattr("asyncq.worker.attempt._LEASE_WATCH_AFTER_S", 0.01)
-    kit = Kit()
+    kit = await make_kit()
     started, go_on, runs = asyncio.Event(), asyncio.Event(), []
 
     @kit.task()
@@ -726,6 +758,7 @@ async def test_a_lost_lease_frees_its_slot_while_the_attempt_goes_on(monkeypatch
         return "done"
 
     running = await start_and_lose(kit, kit.delivery("long", message_id="m1"), started)
+    await kit.clock.advance(1)  # an attempt looks after its lease from then on
     assert (await running).outcome == LostLease()
     assert len(kit.attempts) == 1
     second = kit.delivery("long", message_id="m1")
@@ -737,11 +770,10 @@ async def test_a_lost_lease_frees_its_slot_while_the_attempt_goes_on(monkeypatch
 
 
 async def test_the_outcome_of_an_attempt_that_ends_without_a_lease_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The broker delivers it again; a redelivery after the end is a run of its own."""
-    monkeypatch.setattr("asyncq.worker.attempt._LEASE_WATCH_AFTER_S", 0.01)
-    kit = Kit()
+    kit = await make_kit()
     started, go_on, runs = asyncio.Event(), asyncio.Event(), []
 
     @kit.task()
@@ -751,6 +783,7 @@ async def test_the_outcome_of_an_attempt_that_ends_without_a_lease_is_dropped(
         await go_on.wait()
 
     running = await start_and_lose(kit, kit.delivery("long", message_id="m1"), started)
+    await kit.clock.advance(1)
     await running
     go_on.set()
     await eventually(lambda: len(kit.attempts) == 0)
@@ -759,13 +792,12 @@ async def test_the_outcome_of_an_attempt_that_ends_without_a_lease_is_dropped(
     assert runs == [1, 1]
 
 
-async def test_an_attempt_whose_lease_does_not_come_back_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker has it."""
-    monkeypatch.setattr("asyncq.worker.attempt._LEASE_WATCH_AFTER_S", 0.01)
-    kit = Kit(lease_patience_s=0.06)
+async def test_an_attempt_whose_lease_does_not_come_back_is_cancelled() -> None:
+    """Another worker has it. While there is no connection, nothing can come back, and that time does not count."""
+    kit = await make_kit()
     started, cancelled = asyncio.Event(), []
 
-    @kit.task(pass_context=True)
+    @kit.task(pass_context=True, time_limit_s=3600)
     async def long(ctx: TaskContext) -> None:
         started.set()
         try:
@@ -774,15 +806,23 @@ async def test_an_attempt_whose_lease_does_not_come_back_is_cancelled(monkeypatc
             cancelled.append(ctx.cancelled)
 
     running = await start_and_lose(kit, kit.delivery("long"), started)
+    await kit.clock.advance(1)
     assert (await running).outcome == LostLease()
-    await eventually(lambda: len(kit.attempts) == 0)
+    await kit.clock.advance(LEASE_PATIENCE_S / 2)
+    kit.broker.status = lambda: BrokerStatus("connecting")  # type: ignore[method-assign]
+    await kit.clock.advance(600)
+    del kit.broker.status
+    await kit.clock.advance(LEASE_PATIENCE_S / 2 - 1)
+    assert cancelled == []
+    await kit.clock.advance(1)
     assert cancelled == [True]
+    assert len(kit.attempts) == 0
 
 
 @pytest.mark.parametrize("difference", [{"message_id": None}, {"task_id": "other"}, {"body": {"x": 2}}, {}])
 async def test_a_message_that_only_resembles_a_running_one_is_run_by_itself(difference: dict[str, Any]) -> None:
     """No message id, another task or other arguments; or the running one still has its lease (`{}`)."""
-    kit = Kit()
+    kit = await make_kit()
     started, go_on, runs = asyncio.Event(), asyncio.Event(), []
 
     @kit.task()

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from asyncq.outcome import Drained, Failed, Succeeded
+from asyncq.worker.attempt import GRACE_S
 from support import eventually
-from worker_kit import Kit
+from worker_kit import Kit, make_kit
 
 
 def gate(kit: Kit) -> tuple[threading.Event, list[int], Any]:
@@ -26,7 +27,7 @@ def gate(kit: Kit) -> tuple[threading.Event, list[int], Any]:
 
 async def test_as_many_threads_run_as_there_are_places() -> None:
     """Who comes later waits, and its time limit has not begun."""
-    kit = Kit(places=2, time_limit_s=5)
+    kit = await make_kit(places=2, time_limit_s=5)
     go_on, started, _ = gate(kit)
     running = [asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": n}))) for n in range(3)]
     await eventually(lambda: len(started) == 2)
@@ -40,7 +41,7 @@ async def test_as_many_threads_run_as_there_are_places() -> None:
 
 async def test_threads_are_used_again() -> None:
     """One after the other needs one thread only."""
-    kit = Kit(places=4)
+    kit = await make_kit(places=4)
     go_on, _, _ = gate(kit)
     go_on.set()
     seen = {(await kit.execution.execute(kit.delivery("wait", {"n": n}))).outcome for n in range(10)}
@@ -49,7 +50,7 @@ async def test_threads_are_used_again() -> None:
 
 async def test_idle_threads_end_with_the_pool_and_are_daemons() -> None:
     """An abandoned one must not hold up the end of the process."""
-    kit = Kit()
+    kit = await make_kit()
     before = set(threading.enumerate())
     go_on, _, _ = gate(kit)
     go_on.set()
@@ -63,7 +64,7 @@ async def test_idle_threads_end_with_the_pool_and_are_daemons() -> None:
 
 async def test_who_waits_for_a_place_when_the_worker_stops_is_handed_back() -> None:
     """It was never started."""
-    kit = Kit(places=1)
+    kit = await make_kit(places=1)
     go_on, started, _ = gate(kit)
     first = asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": 1})))
     await eventually(lambda: started == [1])
@@ -78,7 +79,7 @@ async def test_who_waits_for_a_place_when_the_worker_stops_is_handed_back() -> N
 
 async def test_a_system_without_more_threads_is_a_failure_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its place is free again, and its retry policy decides."""
-    kit = Kit(places=1)
+    kit = await make_kit(places=1)
     go_on, _, _ = gate(kit)
     go_on.set()
 
@@ -95,7 +96,7 @@ async def test_a_system_without_more_threads_is_a_failure_of_the_task(monkeypatc
 
 async def test_a_place_is_not_lost_when_the_one_who_waited_for_it_is_cancelled() -> None:
     """The next in the row gets it."""
-    kit = Kit(places=1)
+    kit = await make_kit(places=1)
     assert await kit.threads.place()
     waiting = [asyncio.create_task(kit.threads.place()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -111,7 +112,7 @@ async def test_a_thread_that_outlives_the_loop_ends_quietly() -> None:
     go_on, threads, pools = threading.Event(), [], []
 
     async def overrun() -> None:
-        kit = Kit(grace_s=0.01, time_limit_s=0.01)
+        kit = await make_kit(time_limit_s=30)
         pools.append(kit.threads)
 
         @kit.task()
@@ -119,7 +120,10 @@ async def test_a_thread_that_outlives_the_loop_ends_quietly() -> None:
             threads.append(threading.current_thread())
             go_on.wait(10)
 
-        await kit.execution.execute(kit.delivery("long"))
+        running = asyncio.create_task(kit.execution.execute(kit.delivery("long")))
+        await eventually(lambda: threads)
+        await kit.clock.advance(30 + GRACE_S)
+        await running
 
     await asyncio.to_thread(asyncio.run, overrun())
     pools[0].close()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from asyncq.broker import Delay, Queue
-from asyncq.errors import InvalidOption, LeaseLost, MessageTooLarge, NotSent, PublishUncertain, Refused
+from asyncq.errors import LeaseLost, MessageTooLarge, NotSent, PublishUncertain, Refused
 from asyncq.message import ATTEMPT, UNKNOWN_SINCE
 from asyncq.outcome import (
     Cancelled,
@@ -23,13 +23,12 @@ from asyncq.outcome import (
     Succeeded,
 )
 from asyncq.worker.execution import Executed
-from support import eventually
-from worker_kit import Kit, MemoryDelivery
+from worker_kit import Kit, LoneDelivery, make_kit
 
 FAILURE = Failure("builtins.ValueError", "no luck", "Traceback ...")
 
 
-async def settle(kit: Kit, outcome: Outcome, *, attempt: int = 1, **fields: Any) -> MemoryDelivery:
+async def settle(kit: Kit, outcome: Outcome, *, attempt: int = 1, **fields: Any) -> LoneDelivery:
     delivery = kit.delivery("work", **{"reply_to": "caller", **fields})
     await kit.settlement.settle(Executed(delivery, attempt, outcome))
     return delivery
@@ -40,7 +39,7 @@ async def parts(monkeypatch: pytest.MonkeyPatch) -> Kit:
     """A worker's parts, with short pauses between the repeats of a publish."""
     monkeypatch.setattr("asyncq.worker.publishing._FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr("asyncq.worker.publishing._LONGEST_PAUSE_S", 0.002)
-    return Kit()
+    return await make_kit()
 
 
 # --- the order
@@ -115,11 +114,12 @@ async def test_a_deferred_message_remembers_when_it_was_first_met(parts: Kit) ->
 async def test_a_dead_letter_says_why(parts: Kit) -> None:
     """The message's own body, with the error beside it."""
     await settle(parts, Failed(FAILURE, "attempts exhausted"), attempt=4, headers={ATTEMPT: 4})
-    ((letter,),) = parts.broker.dead.values()
+    (letter,) = await parts.letters()
     assert letter.message.body == b"{}"
     assert letter.record is not None
     assert (letter.record.failure, letter.record.reason, letter.record.attempts) == (FAILURE, "attempts exhausted", 4)
-    assert (letter.record.queue, letter.record.worker, letter.record.failed_at_ms) == ("work", "host:1", parts.clock.ms)
+    assert (letter.record.queue, letter.record.worker) == ("work", "host:1")
+    assert letter.record.failed_at_ms == parts.clock.now_ms()
 
 
 async def test_a_failure_is_answered_with_type_message_and_traceback(parts: Kit) -> None:
@@ -162,7 +162,7 @@ async def test_when_the_lease_ends_meanwhile_nothing_is_acked(parts: Kit, what: 
 
 async def test_a_reply_that_nobody_waits_for_is_no_fault(parts: Kit, caplog: pytest.LogCaptureFixture) -> None:
     """The producer is gone, and its queue with it."""
-    parts.broker.unroutable.add("caller")
+    parts.node.delete_queue("caller")
     for outcome in (Succeeded(b"1"), Failed(FAILURE, "x")):
         assert (await settle(parts, outcome)).settled == "acked"
     assert not caplog.records
@@ -215,7 +215,8 @@ async def test_a_retry_that_cannot_be_published_keeps_its_cause(parts: Kit) -> N
     """The reason says what became of the copy; the error is the task's own."""
     parts.broker.fail("publish", MessageTooLarge("20 MB"))
     await settle(parts, RetryLater(FAILURE, 5, None))
-    record = parts.broker.dead["work"][0].record
+    (letter,) = await parts.letters()
+    record = letter.record
     assert record is not None
     assert record.failure == FAILURE
     assert record.reason == "could not be published again: 20 MB"
@@ -224,7 +225,6 @@ async def test_a_retry_that_cannot_be_published_keeps_its_cause(parts: Kit) -> N
 @pytest.mark.parametrize("outcome", [RetryLater(FAILURE, 1e9, None), Snoozed(1e9)])
 async def test_a_delay_that_the_broker_cannot_carry_is_a_dead_letter(parts: Kit, outcome: Outcome) -> None:
     """Given back, the task would ask for it again, and so for ever."""
-    parts.broker.fail("publish", InvalidOption("too long"))  # type: ignore[arg-type]
     delivery = await settle(parts, outcome)
     assert parts.broker.log == ["dead letter", "reply failed", "ack"]
     assert delivery.settled == "acked"
@@ -232,14 +232,12 @@ async def test_a_delay_that_the_broker_cannot_carry_is_a_dead_letter(parts: Kit,
 
 async def test_a_copy_without_its_queue_declares_the_queue_again(parts: Kit) -> None:
     """Somebody deleted it, or its place on the ladder."""
-    parts.broker.unroutable.add("work")
-    delivery = parts.delivery("work")
-    settling = asyncio.create_task(parts.settlement.settle(Executed(delivery, 1, Snoozed(1))))
-    await eventually(lambda: parts.broker.declared)
-    parts.broker.unroutable.clear()
-    await settling
-    assert set(parts.broker.declared) == {"work"}
+    parts.node.delete_queue("work")
+    delivery = await settle(parts, Snoozed(1))
+    assert parts.broker.declared == ["work"]
     assert delivery.settled == "acked"
+    parts.clock.move(1)
+    assert parts.node.count("work") == 1
 
 
 async def test_a_lease_that_is_gone_at_the_ack_is_left_to_the_broker(parts: Kit) -> None:

@@ -12,13 +12,15 @@ from asyncq.errors import AccessRefused, InvalidOption, TopologyMismatch
 from asyncq.settings import Settings
 from asyncq.worker.worker import RunningTask, Worker
 from support import eventually
-from worker_kit import App, HandClock, Kit, make_message
+from worker_kit import App, Kit, make_kit, make_message
+
+_GRACE_S = 0.05
 
 
 def make_worker(kit: Kit, queues: dict[str, int] | None = None, **settings: Any) -> Worker:
     app = App(kit.tasks, kit.broker, Settings(**{"drain_timeout_s": 5, **settings}))
     no_sender: Any = None
-    return Worker(app, no_sender, {"work": 2} if queues is None else queues, HandClock(), grace_s=0.05)
+    return Worker(app, no_sender, {"work": 2} if queues is None else queues, kit.clock, grace_s=_GRACE_S)
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +34,7 @@ async def running(worker: Worker) -> AsyncIterator["asyncio.Task[int]"]:
 
 async def test_a_worker_declares_its_queues_runs_what_comes_and_stops_when_asked() -> None:
     """Its exit code is 0."""
-    kit = Kit()
+    kit = await make_kit()
     seen = []
 
     @kit.task()
@@ -52,7 +54,7 @@ async def test_a_worker_declares_its_queues_runs_what_comes_and_stops_when_asked
 
 async def test_a_worker_tells_what_it_runs() -> None:
     """By task, id, attempt and queue."""
-    kit = Kit()
+    kit = await make_kit()
     go_on = asyncio.Event()
 
     @kit.task()
@@ -73,7 +75,7 @@ async def test_a_worker_tells_what_it_runs() -> None:
 
 async def test_a_drain_timeout_of_zero_takes_nothing_new_and_hands_back_at_once() -> None:
     """The subscription is stopped all the same."""
-    kit = Kit()
+    kit = await make_kit()
     started = []
 
     @kit.task()
@@ -89,14 +91,14 @@ async def test_a_drain_timeout_of_zero_takes_nothing_new_and_hands_back_at_once(
         worker.stop()
         await asyncio.wait_for(task, 10)
     assert started == [0]
-    assert len(kit.broker.queues["work"]) == 3
+    assert kit.node.count("work") == 3
     assert worker.stats().outcomes == {"Drained": 1}
     assert worker.threads_abandoned == 0
 
 
 async def test_an_async_task_that_ignores_the_drain_is_counted_as_abandoned() -> None:
     """Its delivery is handed back; the process must not wait for it."""
-    kit = Kit()
+    kit = await make_kit()
     release, started = asyncio.Event(), asyncio.Event()
 
     @kit.task()
@@ -111,19 +113,21 @@ async def test_an_async_task_that_ignores_the_drain_is_counted_as_abandoned() ->
         kit.broker.put("work", make_message("stubborn"))
         await started.wait()
         worker.stop()
+        await eventually(lambda: kit.clock.next_due_s == _GRACE_S, message="it was told to stop")
+        await kit.clock.advance(_GRACE_S)
         assert await asyncio.wait_for(task, 10) == 0
     assert worker.threads_abandoned == 1
-    assert len(kit.broker.queues["work"]) == 1
+    assert kit.node.count("work") == 1
     release.set()
     await eventually(lambda: worker.threads_abandoned == 0)
 
 
 async def test_a_stopping_worker_does_not_wait_for_threads_that_were_given_up() -> None:
     """Their deliveries are settled, and nobody can stop them."""
-    kit = Kit()
+    kit = await make_kit()
     go_on = threading.Event()
 
-    @kit.task(time_limit_s=0.01)
+    @kit.task(time_limit_s=30)
     def stuck() -> None:
         go_on.wait(30)
 
@@ -131,8 +135,10 @@ async def test_a_stopping_worker_does_not_wait_for_threads_that_were_given_up() 
     try:
         async with running(worker) as task:
             kit.broker.put("work", make_message("stuck"))
-            await eventually(lambda: kit.broker.dead["work"])
-            await eventually(lambda: worker.stats().overdue == 1)
+            await eventually(lambda: worker.stats().threads_busy == 1)
+            await kit.clock.advance(30 + _GRACE_S)
+            await eventually(kit.letters)
+            assert worker.stats().overdue == 1
             worker.stop()
             assert await asyncio.wait_for(task, 5) == 0
         assert worker.threads_abandoned == 1
@@ -143,7 +149,7 @@ async def test_a_stopping_worker_does_not_wait_for_threads_that_were_given_up() 
 
 async def test_a_worker_that_is_cancelled_cancels_what_it_runs() -> None:
     """Nothing is settled: the broker has it all back with the connection."""
-    kit = Kit()
+    kit = await make_kit()
     started, ended = asyncio.Event(), []
 
     @kit.task()
@@ -161,7 +167,7 @@ async def test_a_worker_that_is_cancelled_cancels_what_it_runs() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await eventually(lambda: ended == [1])
-    assert "ack" not in kit.broker.log
+    assert kit.node.count("work") == 1
 
 
 async def test_a_deleted_queue_is_declared_and_consumed_again_while_the_others_go_on(
@@ -169,7 +175,7 @@ async def test_a_deleted_queue_is_declared_and_consumed_again_while_the_others_g
 ) -> None:
     """The log says what happened."""
     monkeypatch.setattr("asyncq.worker.consuming._FIRST_PAUSE_S", 0.01)
-    kit = Kit()
+    kit = await make_kit()
     seen = []
 
     @kit.task()
@@ -178,9 +184,8 @@ async def test_a_deleted_queue_is_declared_and_consumed_again_while_the_others_g
 
     worker = make_worker(kit, {"work": 1, "other": 1})
     async with running(worker):
-        await eventually(lambda: len(kit.broker.subscriptions) == 2)
-        subscription = next(item for item in kit.broker.subscriptions if item._queue == "work")
-        subscription.delete()
+        await eventually(lambda: kit.node.is_consumed("work") and kit.node.is_consumed("other"))
+        kit.node.delete_queue("work")
         await eventually(lambda: kit.broker.declared == ["work", "other", "work"])
         kit.broker.put("other", make_message("work", {"n": 1}))
         kit.broker.put("work", make_message("work", {"n": 2}))
@@ -194,7 +199,7 @@ async def test_an_error_of_the_adapter_is_logged_and_the_queue_consumed_again(
 ) -> None:
     """A bug there must not end the worker."""
     monkeypatch.setattr("asyncq.worker.consuming._FIRST_PAUSE_S", 0.01)
-    kit = Kit()
+    kit = await make_kit()
     seen = []
 
     @kit.task()
@@ -203,11 +208,10 @@ async def test_an_error_of_the_adapter_is_logged_and_the_queue_consumed_again(
 
     worker = make_worker(kit)
     async with running(worker):
-        await eventually(lambda: len(kit.broker.subscriptions) == 1)
-        subscription = kit.broker.subscriptions[0]
-        subscription._gone = error  # type: ignore[assignment]
-        subscription.wake()
-        await eventually(lambda: kit.broker.subscriptions and kit.broker.subscriptions[0] is not subscription)
+        await eventually(lambda: kit.node.is_consumed("work"))
+        first = kit.broker.subscriptions["work"]
+        kit.broker.end("work", error)
+        await eventually(lambda: kit.broker.subscriptions["work"] is not first)
         kit.broker.put("work", make_message("work"))
         await eventually(lambda: seen == [1])
     assert "consuming failed" in caplog.text
@@ -215,20 +219,18 @@ async def test_an_error_of_the_adapter_is_logged_and_the_queue_consumed_again(
 
 async def test_a_broker_that_refuses_us_ends_the_worker_with_its_error() -> None:
     """Trying again would not help; what runs on other queues may finish."""
-    kit = Kit()
+    kit = await make_kit()
     worker = make_worker(kit, {"work": 1, "other": 1})
     async with running(worker) as task:
-        await eventually(lambda: len(kit.broker.subscriptions) == 2)
-        subscription = kit.broker.subscriptions[0]
-        subscription._gone = AccessRefused("no permission to read")  # type: ignore[assignment]
-        subscription.wake()
+        await eventually(lambda: kit.node.is_consumed("work") and kit.node.is_consumed("other"))
+        kit.broker.end("work", AccessRefused("no permission to read"))
         with pytest.raises(AccessRefused, match="no permission"):
             await asyncio.wait_for(task, 10)
 
 
 async def test_a_queue_with_other_arguments_ends_the_worker_before_it_begins() -> None:
     """The error is the adapter's."""
-    kit = Kit()
+    kit = await make_kit()
 
     async def ensure(queues: object) -> None:
         raise TopologyMismatch("x-max-length differs")
@@ -242,12 +244,12 @@ async def test_a_queue_with_other_arguments_ends_the_worker_before_it_begins() -
 async def test_a_worker_without_queues_or_slots_is_refused(queues: dict[str, int]) -> None:
     """It would do nothing for ever."""
     with pytest.raises(InvalidOption):
-        make_worker(Kit(), queues)
+        make_worker(await make_kit(), queues)
 
 
 async def test_a_worker_that_waits_for_the_broker_stops_at_once() -> None:
     """It has nothing that a drain timeout could be for."""
-    kit = Kit()
+    kit = await make_kit()
     connecting = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -266,7 +268,7 @@ async def test_a_worker_that_waits_for_the_broker_stops_at_once() -> None:
 
 async def test_a_queue_that_waits_for_the_broker_does_not_cut_short_what_another_one_runs() -> None:
     """The worker ends with the running task."""
-    kit = Kit()
+    kit = await make_kit()
     go_on, done = asyncio.Event(), []
 
     @kit.task()
@@ -300,7 +302,7 @@ async def test_a_queue_that_waits_for_the_broker_does_not_cut_short_what_another
 
 async def test_a_worker_that_is_stopped_before_it_runs_takes_nothing() -> None:
     """Its queues are declared, and that is all."""
-    kit = Kit()
+    kit = await make_kit()
 
     @kit.task()
     async def work() -> None: ...
@@ -309,5 +311,5 @@ async def test_a_worker_that_is_stopped_before_it_runs_takes_nothing() -> None:
     worker = make_worker(kit)
     worker.stop()
     assert await asyncio.wait_for(worker.run(), 2) == 0
-    assert len(kit.broker.queues["work"]) == 1
+    assert kit.node.count("work") == 1
     assert worker.stats().outcomes == {}
