@@ -7,31 +7,38 @@ Example:
     ...     return a + b
 
     Inside `async with app:`, `await add.call(1, 2)` returns 3 as soon as a worker has done it.
+
+A name is imported when it is first used: pytest loads asyncq's plugin, and with it this package, in every test run of
+every project in the same environment.
 """
 
-from asyncq.app import AsyncQ
-from asyncq.context import TaskContext, current_context
-from asyncq.errors import (
-    AsyncQError,
-    BrokerError,
-    NotSent,
-    PartlySent,
-    PublishError,
-    PublishUncertain,
-    ReplyLost,
-    ResultError,
-    ResultTimeout,
-    TaskFailed,
-    TaskRejected,
-    TimeLimitExceeded,
-    Unroutable,
-)
-from asyncq.results import Progress, ResultHandle
-from asyncq.retry import Exponential, Fixed, RetryPolicy
-from asyncq.settings import Settings
-from asyncq.signals import Reject, Retry, Snooze
-from asyncq.signature import Signature
-from asyncq.task import Task
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncq.app import AsyncQ
+    from asyncq.context import TaskContext, current_context
+    from asyncq.errors import (
+        AsyncQError,
+        BrokerError,
+        NotSent,
+        PartlySent,
+        PublishError,
+        PublishUncertain,
+        ReplyLost,
+        ResultError,
+        ResultTimeout,
+        TaskFailed,
+        TaskRejected,
+        TimeLimitExceeded,
+        Unroutable,
+    )
+    from asyncq.results import Progress, ResultHandle
+    from asyncq.retry import Exponential, Fixed, RetryPolicy
+    from asyncq.settings import Settings
+    from asyncq.signals import Reject, Retry, Snooze
+    from asyncq.signature import Signature
+    from asyncq.task import Task
 
 __all__ = [
     "AsyncQ",
@@ -62,3 +69,44 @@ __all__ = [
     "Unroutable",
     "current_context",
 ]
+
+_HOMES = {
+    "AsyncQ": "asyncq.app",
+    "AsyncQError": "asyncq.errors",
+    "BrokerError": "asyncq.errors",
+    "Exponential": "asyncq.retry",
+    "Fixed": "asyncq.retry",
+    "NotSent": "asyncq.errors",
+    "PartlySent": "asyncq.errors",
+    "Progress": "asyncq.results",
+    "PublishError": "asyncq.errors",
+    "PublishUncertain": "asyncq.errors",
+    "Reject": "asyncq.signals",
+    "ReplyLost": "asyncq.errors",
+    "ResultError": "asyncq.errors",
+    "ResultHandle": "asyncq.results",
+    "ResultTimeout": "asyncq.errors",
+    "Retry": "asyncq.signals",
+    "RetryPolicy": "asyncq.retry",
+    "Settings": "asyncq.settings",
+    "Signature": "asyncq.signature",
+    "Snooze": "asyncq.signals",
+    "Task": "asyncq.task",
+    "TaskContext": "asyncq.context",
+    "TaskFailed": "asyncq.errors",
+    "TaskRejected": "asyncq.errors",
+    "TimeLimitExceeded": "asyncq.errors",
+    "Unroutable": "asyncq.errors",
+    "current_context": "asyncq.context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -26,11 +27,15 @@ from asyncq.errors import (
 from asyncq.message import Message, ReplyType
 from asyncq.signals import seconds_of
 
-__all__ = ["PendingReply", "Progress", "ResultHandle"]
+__all__ = ["PendingReply", "Progress", "ResultHandle", "on_wait"]
 
 R = TypeVar("R")
 
 _MAX_KEPT_UPDATES = 256
+
+on_wait: ContextVar[Callable[[asyncio.Future[None]], object] | None] = ContextVar("asyncq_on_wait", default=None)
+"""Called with what each wait for a reply waits for, in the waiting code's own context. For tests that move the time:
+they have to know which tasks do nothing but wait for another one's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,10 @@ class PendingReply:
 
     async def changed(self) -> None:
         """Wait for the next thing that arrives."""
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        if (tell := on_wait.get()) is not None:
+            tell(waiter)
         try:
             await waiter
         finally:

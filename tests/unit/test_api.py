@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from pydantic import BaseModel
 
 import asyncq
@@ -45,6 +46,10 @@ def test_the_public_names_are_these_and_sorted():
     """`asyncq.__all__`, written down a second time on purpose."""
     assert asyncq.__all__ == sorted(PUBLIC)
     assert all(hasattr(asyncq, name) for name in PUBLIC)
+    assert set(asyncq._HOMES) == set(PUBLIC)
+    assert set(PUBLIC) <= set(dir(asyncq))
+    with pytest.raises(AttributeError, match="module 'asyncq' has no attribute 'Celery'"):
+        _ = asyncq.Celery
 
 
 def test_every_error_is_drawn_in_the_tree_of_the_errors_module():
@@ -60,7 +65,8 @@ def test_every_error_is_drawn_in_the_tree_of_the_errors_module():
 
 def test_importing_asyncq_loads_neither_the_amqp_client_nor_the_command_line():
     """A web process that imports its tasks pays for what it uses."""
-    code = "import asyncq, sys; print([m for m in ('aio_pika', 'typer', 'rich', 'structlog') if m in sys.modules])"
+    heavy = ("aio_pika", "typer", "rich", "structlog")
+    code = f"import sys; from asyncq import *; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -3,6 +3,8 @@
     faults.fail(charge_card, times=2, error=ConnectionError("the bank is away"))
     faults.hang(make_report)
 
+Faults befall what a worker runs. A task that is called like a function, by a test or by another task, has none.
+
 Invariant: a task's own function runs when no fault is left for it, and all is as before when the test ends.
 """
 
@@ -11,24 +13,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from asyncq.context import current_context
-from asyncq.errors import UnknownTask
+from asyncq.context import TaskContext, current_context
+from asyncq.errors import NoContext, UnknownTask
 from asyncq.task import Task
 
 __all__ = ["Faults"]
 
 AnyTask = Task[..., Any]
 
-_LOOK_EVERY_S = 0.01
+_LOOK_EVERY_S = 0.005
 
-
-class _Hang:
-    """In place of an error: the code never returns by itself."""
+_HANG = object()
+"""In place of an error: the code never returns by itself."""
 
 
 class Faults:
@@ -42,13 +43,15 @@ class Faults:
     def __init__(self, tasks: Mapping[str, AnyTask], changed: Callable[[], object]) -> None:
         self._tasks = tasks
         self._changed = changed
-        self._faults: defaultdict[str, deque[BaseException | _Hang]] = defaultdict(deque)
-        self._originals: dict[str, Callable[..., Any]] = {}
+        self._faults: dict[str, deque[Any]] = {}
+        self._originals: dict[str, tuple[AnyTask, Callable[..., Any]]] = {}
         self._released = threading.Event()
-        self.hanging: set[str] = set()
-        """The ids of the tasks that hang at the moment."""
+        self._hanging: set[TaskContext] = set()
+        self._lock = threading.Lock()
 
-    def fail(self, task: AnyTask | str, *, times: int = 1, error: BaseException | None = None) -> None:
+    def fail(
+        self, task: AnyTask | str, *, times: int = 1, error: BaseException | type[BaseException] | None = None
+    ) -> None:
         """Let the next attempts of a task fail, before its own code runs.
 
         Args:
@@ -59,10 +62,10 @@ class Faults:
 
         Raises:
             UnknownTask: The app has no such task.
+            ValueError: `times` is less than 1.
         """
-        found = self._prepared(task)
-        fault = error or RuntimeError(f"injected failure of {found.name}")
-        self._faults[found.name].extend([fault] * times)
+        found = self._found(task)
+        self._add(found, times, RuntimeError(f"injected failure of {found.name}") if error is None else error)
 
     def hang(self, task: AnyTask | str, *, times: int = 1) -> None:
         """Let the next attempts of a task hang until they are cancelled: by their time limit, or by the test's end.
@@ -75,8 +78,15 @@ class Faults:
 
         Raises:
             UnknownTask: The app has no such task.
+            ValueError: `times` is less than 1.
         """
-        self._faults[self._prepared(task).name].extend([_Hang()] * times)
+        self._add(self._found(task), times, _HANG)
+
+    @property
+    def hanging(self) -> list[TaskContext]:
+        """The attempts that hang at the moment. Those that were told to stop are on their way to their end."""
+        with self._lock:
+            return [context for context in self._hanging if not context.cancelled]
 
     @contextmanager
     def injected(self) -> Iterator[None]:
@@ -86,30 +96,35 @@ class Faults:
         finally:
             self._released.set()
             self._faults.clear()
-            for name, function in self._originals.items():
-                self._tasks[name].function = function
+            for task, function in self._originals.values():
+                task.function = function
             self._originals.clear()
 
-    def _prepared(self, task: AnyTask | str) -> AnyTask:
+    # --- inside
+
+    def _found(self, task: AnyTask | str) -> AnyTask:
         name = task if isinstance(task, str) else task.name
         found = self._tasks.get(name)
         if found is None:
             raise UnknownTask(f"This app has no task {name!r}. Its tasks: {', '.join(sorted(self._tasks)) or 'none'}.")
-        if name not in self._originals:
-            self._originals[name] = found.function
-            wrap = self._wrapped_on_loop if found.is_async else self._wrapped_in_thread
-            found.function = wrap(name, found.function)
         return found
+
+    def _add(self, task: AnyTask, times: int, fault: object) -> None:
+        if times < 1:
+            raise ValueError(f"times={times!r}: a fault befalls 1 attempt or more.")
+        if task.name not in self._originals:
+            self._originals[task.name] = task, task.function
+            self._faults[task.name] = deque()
+            wrap = self._wrapped_on_loop if task.is_async else self._wrapped_in_thread
+            task.function = wrap(task.name, task.function)
+        self._faults[task.name].extend([fault] * times)
 
     def _wrapped_on_loop(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def with_faults(*args: Any, **kwargs: Any) -> Any:
-            fault = self._next(name)
-            if isinstance(fault, _Hang):
+            if self._next(name) is _HANG:
                 with self._counted():
                     await asyncio.get_running_loop().create_future()
-            elif fault is not None:
-                raise fault
             return await function(*args, **kwargs)
 
         return with_faults
@@ -117,30 +132,38 @@ class Faults:
     def _wrapped_in_thread(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def with_faults(*args: Any, **kwargs: Any) -> Any:
-            fault = self._next(name)
-            if isinstance(fault, _Hang):
-                context = current_context()
-                with self._counted():
+            if self._next(name) is _HANG:
+                with self._counted() as context:
                     while not (context.cancelled or self._released.wait(_LOOK_EVERY_S)):
                         pass
                 raise TimeoutError("this task hung, as the test has asked for, until it was cancelled")
-            if fault is not None:
-                raise fault
             return function(*args, **kwargs)
 
         return with_faults
 
-    def _next(self, name: str) -> BaseException | _Hang | None:
-        waiting = self._faults[name]
-        return waiting.popleft() if waiting else None
+    def _next(self, name: str) -> object:
+        """Take the next fault, and raise it if it is an error."""
+        try:
+            if current_context().task_name != name:
+                return None  # one task calls another's function
+            fault = self._faults[name].popleft()
+        except (NoContext, KeyError, IndexError):
+            return None
+        if isinstance(fault, BaseException):
+            raise fault.with_traceback(None)  # one error for several attempts: each has its own traceback
+        if isinstance(fault, type):
+            raise fault
+        return fault
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        task_id = current_context().task_id
-        self.hanging.add(task_id)
+    def _counted(self) -> Iterator[TaskContext]:
+        context = current_context()
+        with self._lock:
+            self._hanging.add(context)
         self._changed()
         try:
-            yield
+            yield context
         finally:
-            self.hanging.discard(task_id)
+            with self._lock:
+                self._hanging.discard(context)
             self._changed()

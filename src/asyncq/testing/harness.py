@@ -7,31 +7,43 @@
 
 The pytest plugin makes fixtures of the same parts.
 
-Idle means: no message is worked on, and none waits for a worker that would take it. What hangs by `faults.hang`, and
-what waits for its time, does not count: only the clock can move those.
+Idle means: no message is worked on, and none waits for a worker that would take it. Three things do not count,
+because only the clock can move them: what waits for its time, what hangs by `faults.hang`, and a task that waits for
+the result of another one while nothing of the above goes on.
 
-Invariant: each harness has a node and a clock of its own, so no test sees what another has sent.
+The clock moves delays, backoffs and time limits. How long a test waits for a result, as by `call` and
+`result(timeout=...)`, is real time.
+
+Invariant: each harness has a node and a clock of its own, so no test sees what another has sent; and when it ends,
+the app is as it was before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from asyncq.app import AsyncQ
+from asyncq.errors import ResultTimeout
 from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.node import MemoryNode
+from asyncq.results import on_wait
 from asyncq.testing.clock import ManualClock
 from asyncq.testing.faults import Faults
 from asyncq.testing.sent import Sent
-from asyncq.worker.worker import Worker
+from asyncq.testing.waits import Waits
+from asyncq.worker.worker import RunningTask, Worker
 
 __all__ = ["Harness", "running"]
 
-_TURNS = 5  # of the event loop, until who waits for a reply has heard it and has sent what it sends next
-_END_LOOK_S = 0.02
+_TURNS = 10  # of the event loop, until who waits for a reply has heard it and has sent what it sends next
+_SETTLE_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 10.0
+_DRAIN_TIMEOUT_S = 0.05
+_POLITE_END_S = 0.3  # of real time, in which cancelled code may clean up; after that its grace passes on our clock
+_END_LOOK_S = 0.02
 
 
 class Harness:
@@ -56,6 +68,7 @@ class Harness:
         self.node.announced = True  # a test knows that it is one
         self.sent = Sent(app.tasks)
         self.faults = Faults(app.tasks, self._change)
+        self._waits = Waits(self._change)
         self._worker: Worker | None = None
         self._working: asyncio.Task[int] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,12 +77,10 @@ class Harness:
     @property
     def is_idle(self) -> bool:
         """Whether nothing happens by itself any more at this moment of the clock."""
-        hanging = 0
-        if self._worker is not None:
-            hanging = sum(attempt.task_id in self.faults.hanging for attempt in self._worker.running())
-        return self.node.busy <= hanging
+        busy = self.node.busy
+        return busy == 0 or busy <= self._stuck()
 
-    async def run_until_idle(self, timeout: float = 10.0) -> None:
+    async def run_until_idle(self, timeout: float = _SETTLE_TIMEOUT_S) -> None:
         """Let the worker do all there is, and move the clock to whatever waits for its time, until nothing is left.
 
         Delays, backoffs and the time limits of hanging tasks pass at once.
@@ -78,19 +89,122 @@ class Harness:
             timeout: In real seconds. It ends a test whose tasks wait for something outside, or come back for ever.
 
         Raises:
-            AssertionError: It was not idle in time; the message says what still ran.
+            AssertionError: It was not idle in time; the message says what still ran, and what to do.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    await self.settle()
-                    if not self.clock.jump():
-                        return
-        except TimeoutError:
-            raise AssertionError(f"not idle within {timeout:g} real seconds: {self._what_runs()}") from None
+        __tracebackhide__ = True
+        async with self._in_time(timeout):
+            while True:
+                await self._settle()
+                if not self.clock.jump():
+                    return
 
-    async def settle(self) -> None:
-        """Wait until the app is idle, without moving the clock."""
+    async def settle(self, timeout: float = _SETTLE_TIMEOUT_S) -> None:
+        """Wait until the app is idle, without moving the clock. Arguments and errors as for `run_until_idle`."""
+        __tracebackhide__ = True
+        async with self._in_time(timeout):
+            await self._settle()
+
+    # --- life
+
+    @asynccontextmanager
+    async def working(self, queues: Mapping[str, int] | None = None) -> AsyncIterator[None]:
+        """Open the app, and work until the block ends. What then runs is cancelled, and nothing is waited for.
+
+        Args:
+            queues: Slots for each queue; by default all queues of the app's tasks.
+
+        Raises:
+            AlreadyOpen: The app is open.
+            ConfigurationError: An included module cannot be imported.
+            BrokerError: The worker cannot consume, or could not go on.
+        """
+        self._loop = asyncio.get_running_loop()
+        using = self.app.using(
+            lambda settings: MemoryBroker(settings, self.node),
+            self.clock,
+            drain_timeout_s=_DRAIN_TIMEOUT_S,
+            call_timeout_s=_CALL_TIMEOUT_S,
+        )
+        stops = [
+            self.node.listen(self._change),
+            self.node.on_publish(self.sent.add),
+            self.clock.on_jumping(self._change),
+        ]
+        try:
+            with using, self.faults.injected():
+                async with self.app.open(role="test"), self._worker_running(queues):
+                    yield
+        finally:
+            for stop in stops:
+                stop()
+
+    @asynccontextmanager
+    async def _worker_running(self, queues: Mapping[str, int] | None) -> AsyncIterator[None]:
+        self._worker = self.app.worker(queues)
+        context = contextvars.copy_context()
+        context.run(on_wait.set, self._waits.add)
+        self._working = asyncio.create_task(self._worker.run(), name="asyncq worker under test", context=context)
+        self._working.add_done_callback(lambda _: self._change())
+        jumper = asyncio.create_task(self._jump_while_wanted(), name="asyncq jumping clock")
+        try:
+            await self._consuming(self._worker)
+            self.clock.settle = self.settle
+            yield
+        except BaseException as error:
+            self._explain(error)
+            await self._end(jumper)
+            raise
+        await self._end(jumper)
+        self._working.result()
+
+    async def _consuming(self, worker: Worker) -> None:
+        while not all(self.node.is_consumed(queue) for queue in worker.queues):
+            self._raise_if_worker_ended()
+            await self._next_change()
+
+    async def _end(self, jumper: asyncio.Task[None]) -> None:
+        """End the worker, however it ends, and all that it runs."""
+        self.clock.settle = None
+        worker, working = self._worker, self._working
+        assert worker is not None  # noqa: S101 - for the type checker
+        assert working is not None  # noqa: S101
+        jumper.cancel()
+        worker.stop()
+        await asyncio.wait({working, jumper}, timeout=_POLITE_END_S)
+        while not working.done():
+            self.clock.move(1.0)
+            await asyncio.wait({working}, timeout=_END_LOOK_S)
+        self._worker = None
+
+    def _raise_if_worker_ended(self) -> None:
+        if self._working is not None and self._working.done():
+            self._working.result()
+
+    def _explain(self, error: BaseException) -> None:
+        """Tell what the test's own error does not know."""
+        working = self._working
+        if working is not None and working.done() and not working.cancelled():
+            cause = working.exception()
+            if cause is not None and cause is not error:
+                error.add_note(f"The worker under test had ended before: {type(cause).__name__}: {cause}")
+        if isinstance(error, ResultTimeout) and self.is_idle and self.clock.next_due_s is not None:
+            error.add_note(
+                f"The clock of this test stands still, and the next thing is due in {self.clock.next_due_s:g} s "
+                f"({self.node.delayed} messages are delayed). Let time pass: `await run_until_idle()` between send() "
+                "and result(), or `with clock.jumping():` around call()."
+            )
+
+    # --- waiting
+
+    def _stuck(self) -> int:
+        """Return how many attempts only the clock can move."""
+        stuck = {(context.task_id, context.attempt) for context in (*self.faults.hanging, *self._waits.waiting)}
+        return sum((item.task_id, item.attempt) in stuck for item in self._running()) if stuck else 0
+
+    def _running(self) -> list[RunningTask]:
+        return [] if self._worker is None else self._worker.running()
+
+    async def _settle(self) -> None:
         turns = 0
         while turns < _TURNS:
             await asyncio.sleep(0)
@@ -101,62 +215,11 @@ class Harness:
             turns = 0
             await self._next_change()
 
-    # --- life
-
-    @asynccontextmanager
-    async def working(self, queues: Mapping[str, int] | None = None) -> AsyncIterator[None]:
-        """Open the app, and work until the block ends. What then runs is cancelled, and nothing is waited for."""
-        self._loop = asyncio.get_running_loop()
-        stops = [self.node.listen(self._change), self.node.on_publish(self.sent.add)]
-        using = self.app.using(
-            lambda settings: MemoryBroker(settings, self.node),
-            self.clock,
-            drain_timeout_s=0.0,
-            call_timeout_s=_CALL_TIMEOUT_S,
-        )
-        try:
-            with using, self.faults.injected():
-                async with self.app.open(role="test"):
-                    await self._start(queues)
-                    jumper = asyncio.create_task(self._jump_while_wanted(), name="asyncq jumping clock")
-                    try:
-                        yield
-                    finally:
-                        jumper.cancel()
-                        await asyncio.gather(jumper, return_exceptions=True)
-                        await self._stop()
-        finally:
-            for stop in stops:
-                stop()
-
-    async def _start(self, queues: Mapping[str, int] | None) -> None:
-        self._worker = self.app.worker(queues)
-        self._working = asyncio.create_task(self._worker.run(), name="asyncq worker under test")
-        self._working.add_done_callback(lambda _: self._change())
-        self.clock.settle = self.settle
-        while not all(self.node.is_consumed(queue) for queue in self._worker.queues):
-            self._raise_if_worker_ended()
-            await self._next_change()
-
-    async def _stop(self) -> None:
-        self.clock.settle = None
-        worker, working = self._worker, self._working
-        if worker is None or working is None:
-            return
-        worker.stop()
-        while not working.done():
-            await asyncio.wait({working}, timeout=_END_LOOK_S)
-            self.clock.move(1.0)  # the grace of code that ignores its cancellation
-        self._worker = None
-        working.result()
-
-    def _raise_if_worker_ended(self) -> None:
-        if self._working is not None and self._working.done():
-            self._working.result()
-
-    # --- waiting
-
     def _change(self) -> None:
+        """Wake who waits for a change; from any thread. Nothing is missed: on the loop, looking is one with clearing.
+
+        What another thread changes after the look sets the event later, by the loop.
+        """
         if self._loop is not None:
             self.node.call(self._loop, self._changed.set)
 
@@ -165,19 +228,44 @@ class Harness:
         await self._changed.wait()
 
     async def _jump_while_wanted(self) -> None:
-        self.clock.on_jumping(self._changed.set)
         while True:
-            await self.settle()
+            await self._settle()
             if not (self.clock.is_jumping and self.clock.jump()):
                 await self._next_change()
 
-    def _what_runs(self) -> str:
-        attempts = [] if self._worker is None else self._worker.running()
-        runs = [f"{item.task} (attempt {item.attempt}, id {item.task_id})" for item in attempts]
-        return (
-            f"{', '.join(runs) or 'no task'} running, {self.node.busy} messages in work, {self.node.delayed} delayed. "
-            "Tasks that wait for something real need a longer timeout; for tasks that come back for ever, move the "
-            "clock by a time: `await clock.advance(60)`."
+    @asynccontextmanager
+    async def _in_time(self, timeout: float) -> AsyncIterator[None]:
+        began = self.clock.now()
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            moved_s = (self.clock.now() - began).total_seconds()
+            raise AssertionError(self._not_idle(timeout, moved_s)) from None
+
+    def _not_idle(self, timeout: float, moved_s: float) -> str:
+        runs = [f"{item.task} (attempt {item.attempt}, id {item.task_id})" for item in self._running()]
+        hints = []
+        if runs:
+            hints.append(
+                "A task that waits for something real: replace that in the test, or give it longer, as by "
+                "`run_until_idle(timeout=60)`. To see a task reach its time limit, use `faults.hang`."
+            )
+        if moved_s > 0 or not runs:
+            hints.append(
+                "Tasks that come back for ever, as by `Snooze`: let a certain time pass, as by "
+                "`await clock.advance(3600)`."
+            )
+        return "\n".join(
+            [
+                f"not idle within {timeout:g} real seconds, in which the clock was moved by {moved_s:g} s",
+                f"  running: {', '.join(runs) or 'no task'}",
+                f"  messages being worked on: {self.node.busy}; waiting for their time: {self.node.delayed}",
+                *(f"  {hint}" for hint in hints),
+            ]
         )
 
 
@@ -194,6 +282,8 @@ async def running(
 
     Raises:
         AlreadyOpen: The app is open.
+        ConfigurationError: An included module cannot be imported.
+        BrokerError: The worker cannot consume, or could not go on.
     """
     harness = Harness(app, clock)
     async with harness.working(queues):

@@ -5,12 +5,19 @@
     run_until_idle    let the worker do all there is; delays, backoffs and limits pass at once
     sent              what was sent
     faults            failure injection
+    asyncq_harness    all of these in one: `app`, `clock`, `node`, `sent`, `faults`, `run_until_idle`
     asyncq_rabbitmq   a private RabbitMQ node for the session, where memory is not enough
+
+    asyncq_target     to override: which app; without it the ini option `asyncq_app` tells
+    asyncq_clock      to override: `ManualClock(start)` for a test about a certain day
 
 pytest loads it by its entry point, so it imports nothing of asyncq before a test asks for it.
 
 The app is opened inside the test's own coroutine, not in an async fixture: so it works in the event loop of whatever
-runs the test, pytest-asyncio in both its modes and anyio's plugin alike.
+runs the test, pytest-asyncio in both its modes and anyio's plugin alike. It is therefore open in the test's body,
+and not in fixtures: a fixture that has to send takes `asyncq.testing.harness.running` instead.
+
+Invariant: when the test ends, however it ends, its item and its app are as they were before.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,14 +59,20 @@ def asyncq_target(request: pytest.FixtureRequest) -> AsyncQ:
 
     target = str(request.config.getini(_APP))
     if not target:
-        raise pytest.UsageError(
+        pytest.fail(
             "Which app is to be tested? Name it in pyproject.toml, under [tool.pytest.ini_options], as "
-            '`asyncq_app = "shop.tasks:app"`; or define a fixture `asyncq_target` in conftest.py that returns it.'
+            '`asyncq_app = "shop.tasks:app"`; or define a fixture `asyncq_target` in conftest.py that returns it.',
+            pytrace=False,
         )
     try:
         return load_app(target)
     except AsyncQError as error:
-        raise pytest.UsageError(f"The ini option {_APP} leads to no app. {error}") from error
+        said = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        pytest.fail(
+            f"The ini option `{_APP} = {target}` leads to no app. {said}\n"
+            'pytest finds modules in the current folder, and where the ini option `pythonpath = ["src"]` says.',
+            pytrace=False,
+        )
 
 
 @pytest.fixture
@@ -70,13 +84,15 @@ def asyncq_clock() -> ManualClock:
 
 
 @pytest.fixture
-def asyncq_harness(request: pytest.FixtureRequest, asyncq_target: AsyncQ, asyncq_clock: ManualClock) -> Harness:
+def asyncq_harness(
+    request: pytest.FixtureRequest, asyncq_target: AsyncQ, asyncq_clock: ManualClock
+) -> Iterator[Harness]:
     """Everything about the app under test: `app`, `clock`, `node`, `sent`, `faults`, `run_until_idle`."""
     from asyncq.testing.harness import Harness  # noqa: PLC0415
 
     harness = Harness(asyncq_target, asyncq_clock)
-    _run_within(request.node, harness)
-    return harness
+    with _run_within(request.node, harness):
+        yield harness
 
 
 @pytest.fixture
@@ -115,29 +131,42 @@ def asyncq_rabbitmq(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     version = str(request.config.getini(_VERSION)) or None
     try:
         node = Node.provide(version, name="pytest", folder=tmp_path_factory.mktemp("rabbitmq"), temporary=True)
-        node.start()
     except NodeUnavailable as error:
         pytest.skip(f"No RabbitMQ can be had: {error}")
-    yield node
-    node.remove()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.remove()
 
 
-def _run_within(item: pytest.Item, harness: Harness) -> None:
+@contextmanager
+def _run_within(item: pytest.Item, harness: Harness) -> Iterator[None]:
     """Let the test's coroutine run while the app is open and its worker works."""
     test = getattr(item, "obj", None)
     if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(test):
-        raise pytest.UsageError(
+        pytest.fail(
             f"{item.nodeid} uses the app under test, so it must be an `async def` test: the app's worker runs in its "
-            "event loop."
+            "event loop.",
+            pytrace=False,
         )
 
     @functools.wraps(test)
     async def within(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            raise pytest.UsageError("asyncq runs on asyncio; this test runs on another event loop.") from None
+            pytest.fail(
+                f"asyncq runs on asyncio, and {item.nodeid} runs on another event loop. With anyio's plugin, let the "
+                "fixture `anyio_backend` return 'asyncio' for tests that use the app.",
+                pytrace=False,
+            )
         async with harness.working():
             return await test(*args, **kwargs)
 
     item.obj = within
+    try:
+        yield
+    finally:
+        item.obj = test

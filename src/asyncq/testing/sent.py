@@ -10,7 +10,6 @@ are not: they are the worker's.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +27,8 @@ __all__ = ["Sent", "SentTask"]
 AnyTask = Task[..., Any]
 
 _DELAY_RESOLUTION_S = 0.001  # an `eta` becomes a delay by a clock that counts milliseconds
+_MOST_SHOWN = 20
+_LONGEST_SHOWN = 200  # characters of an argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,8 @@ class SentTask:
     parent_id: str | None
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         when = "" if self.delay is None else f", in {self.delay:g} s"
-        return f"{self.task}({arguments}) to queue {self.queue!r}{when}"
+        return f"{self.task}({_shown(self.arguments)}) to queue {self.queue!r}{when}"
 
 
 class Sent(Sequence[SentTask]):
@@ -109,8 +109,9 @@ class Sent(Sequence[SentTask]):
     def __str__(self) -> str:
         if not self._items:
             return "nothing was sent"
-        lines = [f"  {number}. {item}" for number, item in enumerate(self._items, 1)]
-        return "\n".join(["what was sent:", *lines])
+        lines = [f"  {number}. {item}" for number, item in enumerate(self._items[:_MOST_SHOWN], 1)]
+        more = len(self._items) - len(lines)
+        return "\n".join(["what was sent:", *lines, *([f"  and {more} more"] if more else [])])
 
     # --- questions
 
@@ -137,7 +138,9 @@ class Sent(Sequence[SentTask]):
 
         Raises:
             AssertionError: It was not; the message shows what was sent.
+            TypeError: The task has no parameter of such a name, so the question makes no sense.
         """
+        __tracebackhide__ = True
         return self.times(1, task, arguments=arguments, queue=queue, delay=delay)[0]
 
     def never(
@@ -149,6 +152,7 @@ class Sent(Sequence[SentTask]):
         delay: float | timedelta | None = None,
     ) -> None:
         """Check that a task was not sent with these particulars. Arguments and errors as for `once`."""
+        __tracebackhide__ = True
         self.times(0, task, arguments=arguments, queue=queue, delay=delay)
 
     def times(
@@ -161,11 +165,23 @@ class Sent(Sequence[SentTask]):
         delay: float | timedelta | None = None,
     ) -> list[SentTask]:
         """Check how often a task was sent with these particulars, and return those. As `once` otherwise."""
+        __tracebackhide__ = True
         wanted = _Wanted(_name(task), arguments or {}, queue, delay)
+        self._check_names(wanted)
         found = [item for item in self._items if wanted.fits(item)]
         if len(found) != number:
-            raise AssertionError(f"{wanted} was sent {_times(len(found))}, expected {_times(number)}; {self}")
+            should = "should never have been sent" if number == 0 else f"should have been sent {_times(number)}"
+            was = "never was" if not found else f"was sent {_times(len(found))}"
+            raise AssertionError(f"{wanted} {should}, and {was}; {self}")
         return found
+
+    def _check_names(self, wanted: _Wanted) -> None:
+        """Refuse a misspelt argument: `never` would always hold."""
+        task = self._tasks.get(wanted.task)
+        names = [] if task is None else [parameter.name for parameter in task.arguments.parameters]
+        for name in wanted.arguments:
+            if task is not None and name not in names:
+                raise TypeError(f"{wanted.task} has no parameter {name!r}. It has: {', '.join(names) or 'none'}.")
 
     def clear(self) -> None:
         """Forget what was sent so far."""
@@ -189,22 +205,36 @@ class _Wanted:
         )
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         queue = "" if self.queue is None else f" to queue {self.queue!r}"
         delay = "" if self.delay is None else f" in {_seconds(self.delay):g} s"
-        return f"{self.task}({arguments}){queue}{delay}"
+        return f"{self.task}({_shown(self.arguments)}){queue}{delay}"
 
 
 def _arguments(task: AnyTask | None, body: bytes) -> Mapping[str, Any]:
     if task is None:
-        value = from_json(body)
-        return value if isinstance(value, dict) else {"": value}
+        return _as_json(body)
     try:
         args, kwargs = task.arguments.decode(body)
     except (MalformedMessage, ValueError):  # pydantic's own error is a ValueError; the worker will say what is wrong
-        return _arguments(None, body)
-    names = list(inspect.signature(task.function).parameters)[task.pass_context :]
+        return _as_json(body)
+    names = [parameter.name for parameter in task.arguments.parameters]
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _as_json(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = from_json(body)
+    except ValueError:
+        value = body
+    return value if isinstance(value, dict) else {"": value}
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(repr(value))}" for name, value in arguments.items())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _name(task: AnyTask | str) -> str:
@@ -216,4 +246,4 @@ def _seconds(delay: float | timedelta) -> float:
 
 
 def _times(number: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(number, f"{number} times")
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
