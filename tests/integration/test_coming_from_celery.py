@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from asyncq import AsyncQ, Exponential, Fixed, Retry, RetryPolicy, TaskContext, TaskFailed
 from asyncq.settings import load_settings
+from asyncq.testing.harness import running
 from support import eventually, working
 
 README = Path(__file__).parents[2] / "README.md"
@@ -73,7 +74,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     """The table promises nothing that is not shown."""
     words = """broker backend task_serializer result_serializer accept_content timezone enable_utc task_track_started
     task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for retry_backoff retry_backoff_max
-    retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult status get"""
+    retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult status get task_always_eager"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -328,3 +329,22 @@ async def test_get(broker_url):
         handle = await app.tasks["shop.add"].send(1, 2)
         assert await handle.result(timeout=10) == 3
     assert load_settings().call_timeout_s == 60
+
+
+async def test_task_always_eager():
+    """No broker: yet a task fails, is tried again an hour later, and its sender waits for none of that."""
+    app = AsyncQ("shop")
+
+    @app.task(retry=RetryPolicy(backoff=Fixed(3600), jitter=False), pass_context=True)
+    async def fetch(ctx: TaskContext, number: int) -> int:
+        if ctx.attempt == 1:
+            raise ConnectionError
+        return number
+
+    async with running(app) as harness:
+        with pytest.raises(ValidationError):
+            await fetch.send("no number")
+        handle, began = await fetch.send(1), harness.clock.now()
+        await harness.run_until_idle()
+        assert await handle.result(timeout=1) == 1
+        assert harness.clock.now() - began == timedelta(hours=1)
