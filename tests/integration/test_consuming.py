@@ -10,7 +10,7 @@ import pytest
 
 from asyncq import AsyncQ
 from asyncq.broker import Delivery, Queue, QueueSpec, Subscription
-from asyncq.errors import LeaseLost, PublishUncertain, QueueGone
+from asyncq.errors import LeaseLost, PublishUncertain
 from asyncq.message import Message, new_id
 from proxy import proxy_of
 from support import eventually
@@ -62,40 +62,6 @@ async def test_each_slot_holds_one_unsettled_delivery_and_has_a_name_for_people(
             assert any(name.startswith("asyncq shop worker-consume ") for name in names), names
 
 
-async def test_stop_hands_back_what_was_not_started_and_lets_the_rest_ack(broker_url, management):
-    """Nothing is counted as a failed delivery."""
-    async with open_broker(broker_url) as broker:
-        ids = await put(broker, 3)
-        async with broker.consume(QUEUE, slots=3) as subscription:
-            (started,) = await take(subscription, 1)
-            await eventually(lambda: subscription._deliveries.qsize() == 2)
-            await subscription.stop()
-            with pytest.raises(StopAsyncIteration):
-                await anext(aiter(subscription))
-            await started.ack()
-        assert await eventually(lambda: management.ready(QUEUE)) == 2
-        async with broker.consume(QUEUE, slots=2) as again:
-            back = await take(again, 2)
-            assert {item.message.task_id for item in back} == set(ids) - {started.message.task_id}
-            assert [item.deliveries or 0 for item in back] == [0, 0]
-            for item in back:
-                await item.ack()
-
-
-async def test_a_held_slot_takes_nothing_until_it_is_free(broker_url):
-    """For a thread that goes on after its delivery was settled."""
-    async with open_broker(broker_url) as broker, broker.consume(QUEUE, slots=1) as subscription:
-        await put(broker, 2)
-        (first,) = await take(subscription, 1)
-        await first.ack(hold=True)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await anext(aiter(subscription))
-        await first.free()
-        (second,) = await take(subscription, 1)
-        await second.ack()
-
-
 async def test_a_cut_connection_loses_the_leases_and_consuming_goes_on(broker_url, management):
     """A late ack says LeaseLost; the broker delivers again, here."""
     async with open_broker(broker_url) as broker, broker.consume(QUEUE, slots=2) as subscription:
@@ -109,61 +75,6 @@ async def test_a_cut_connection_loses_the_leases_and_consuming_goes_on(broker_ur
         (again,) = await take(subscription, 1)
         assert again.message.task_id == ids[0]
         await again.ack()
-
-
-async def test_a_deleted_queue_ends_the_leases_and_the_iteration(broker_url):
-    """The channel stays open then, and late acks would be silent."""
-    async with open_broker(broker_url) as broker:
-        async with broker.consume(QUEUE, slots=3) as subscription:
-            await put(broker, 1)
-            (first,) = await take(subscription, 1)
-            async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
-                await channel.queue_delete(QUEUE)
-            async with asyncio.timeout(10):
-                await first.lost()
-                with pytest.raises(QueueGone, match=QUEUE):
-                    await anext(aiter(subscription))
-            with pytest.raises(LeaseLost):
-                await first.ack()
-        with pytest.raises(QueueGone):
-            async with broker.consume(QUEUE, slots=1):
-                pass
-
-
-async def test_a_rejected_delivery_is_dead_lettered_by_the_broker(broker_url, management):
-    """Also one that came by the delay ladder, whose routing key has digits in it."""
-    app = AsyncQ("shop", broker=broker_url)
-
-    @app.task(reply=False)
-    async def note(text: str) -> None:
-        """Nobody runs it."""
-
-    async with app:
-        await app.broker.ensure([QueueSpec(QUEUE)])
-        await note.send("direct")
-        await note.options(delay=0.1).send("delayed")
-        async with app.broker.consume(QUEUE, slots=1) as subscription:
-            for _ in range(2):
-                (delivery,) = await take(subscription, 1)
-                await delivery.reject()
-
-            async def dead() -> bool:
-                return await management.ready("shop.dead") == 2
-
-            await eventually(dead)
-
-
-async def test_pause_takes_nothing_and_resume_goes_on(broker_url):
-    """What was taken before stays ours."""
-    async with open_broker(broker_url) as broker, broker.consume(QUEUE, slots=2) as subscription:
-        await subscription.pause()
-        await put(broker, 2)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await anext(aiter(subscription))
-        await subscription.resume()
-        for delivery in await take(subscription, 2):
-            await delivery.ack()
 
 
 async def test_after_stop_nothing_is_taken_though_the_connection_comes_back(broker_url):
@@ -226,21 +137,6 @@ async def until_put(broker, count: int) -> None:
 
     for _ in range(count):
         await eventually(one, timeout=20)
-
-
-async def test_pause_and_resume_at_once_end_as_the_last_one_wanted(broker_url):
-    """Their commands to the broker must not overtake each other."""
-    async with open_broker(broker_url) as broker, broker.consume(QUEUE, slots=3) as subscription:
-        for _ in range(10):
-            await asyncio.gather(subscription.pause(), subscription.resume())
-            await put(broker, 3)
-            for delivery in await take(subscription, 3):
-                await delivery.ack()
-        await asyncio.gather(subscription.resume(), subscription.pause())
-        await put(broker, 1)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await anext(aiter(subscription))
 
 
 async def test_a_hold_that_is_given_up_costs_the_other_slots_nothing(broker_url):

@@ -8,7 +8,7 @@ import aio_pika
 import pytest
 
 from asyncq.broker import DeadLetterRecord, Delay, Identity, Queue, QueueSpec
-from asyncq.errors import BrokerUnavailable, NotSent, QueueGone
+from asyncq.errors import BrokerUnavailable, NotSent
 from asyncq.message import Message, new_id
 from asyncq.outcome import Failure
 from asyncq.rabbitmq.adapter import RabbitMQ
@@ -73,18 +73,6 @@ async def fill(broker, count: int) -> list[bytes]:
 # --- putting
 
 
-async def test_a_dead_letter_says_what_it_was_and_why_it_is_here(letters):
-    """Body, type and ids are the task's; the record comes back as it was put."""
-    message = task(1, mine="kept", traceparent="00-1")
-    await letters.put(message, RECORD, timeout_s=WAIT_S)
-    (letter,) = [letter async for letter in letters.browse()]
-    assert letter.record == RECORD
-    assert (letter.message.body, letter.message.type, letter.message.task_id) == (message.body, "shop.mail", "task 1")
-    assert letter.message.headers["mine"] == "kept"
-    assert letter.message.headers["traceparent"] == "00-1"
-    assert letter.message.message_id != message.message_id
-
-
 async def test_the_wire_contract_of_a_dead_letter(letters, foreign):
     """Other languages read these headers, and an operator reads them in the management UI."""
     await letters.put(task(1), RECORD, timeout_s=WAIT_S)
@@ -103,28 +91,6 @@ async def test_the_wire_contract_of_a_dead_letter(letters, foreign):
     }
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     assert message.expiration is None
-
-
-async def test_headers_that_are_poison_stay_behind(letters):
-    """Extra copies, cycle detection, and the patience for an unknown task that is used up."""
-    poison = {"CC": ["mail"], "BCC": ["mail"], "x-death": [], "asyncq-unknown-since": 1, "mine": "m" * 100_000}
-    await letters.put(task(1, **poison), RECORD, timeout_s=WAIT_S)
-    (letter,) = [letter async for letter in letters.browse()]
-    assert not poison.keys() & letter.message.headers.keys()
-
-
-async def test_a_long_traceback_is_cut_to_8_kb(letters):
-    """The end is what helps, and the beginning."""
-    failure = Failure("a.B", "m" * 100_000, "first line" + "ü" * 100_000 + "last line")
-    record = DeadLetterRecord(failure, "why", 1, 1, "mail", "w")
-    await letters.put(task(1), record, timeout_s=WAIT_S)
-    (letter,) = [letter async for letter in letters.browse()]
-    assert letter.record is not None
-    traceback = letter.record.failure.traceback
-    assert len(traceback.encode()) <= 8 * 1024
-    assert traceback.startswith("first line")
-    assert traceback.endswith("last line")
-    assert len(letter.record.failure.message.encode()) <= 4 * 1024
 
 
 async def test_a_deleted_dead_letter_queue_is_declared_again(broker, letters, foreign, management):
@@ -176,24 +142,6 @@ async def test_a_foreign_look_destroys_nothing_either(broker, letters, foreign):
     assert sorted(await look(letters)) == bodies
 
 
-async def test_a_limit_shows_the_oldest_and_keeps_the_order(broker, letters):
-    """What was looked at goes back to where it was."""
-    bodies = await fill(broker, 20)
-    for _ in range(5):
-        assert await look(letters, limit=7) == bodies[:7]
-    assert await look(letters, limit=100) == bodies
-
-
-async def test_a_look_that_is_broken_off_gives_everything_back(broker, letters):
-    """The caller has found what it wanted."""
-    bodies = await fill(broker, 20)
-    async with aclosing(letters.browse()) as letters_seen:
-        async for letter in letters_seen:
-            if letter.message.body == bodies[12]:
-                break
-    assert await look(letters) == bodies
-
-
 async def test_a_look_that_fails_gives_everything_back(broker, letters):
     """An exception in the caller's own code."""
     bodies = await fill(broker, 5)
@@ -226,35 +174,6 @@ async def test_a_look_that_is_cancelled_gives_everything_back(broker, letters):
     await eventually(lambda: _sees(letters, sorted(bodies)), WAIT_S)
 
 
-async def test_a_look_ends_though_letters_keep_coming(broker, letters):
-    """It shows what was there when it began."""
-    await fill(broker, 5)
-    seen = 0
-    async for _ in letters.browse():
-        seen += 1
-        await fill(broker, 2)
-    assert seen == 5
-
-
-async def test_two_looks_at_once_share_the_letters_and_lose_none(broker, letters):
-    """Two operators; each message is seen by one of them, or by both."""
-    bodies = await fill(broker, 30)
-    first, second = await asyncio.gather(look(letters), look(letters))
-    assert set(first) | set(second) == set(bodies)
-    assert sorted(await look(letters)) == sorted(bodies)
-
-
-async def test_an_empty_queue_shows_nothing(letters):
-    """Nothing has failed."""
-    assert await look(letters) == []
-
-
-async def test_a_queue_that_does_not_exist_is_said_so(broker):
-    """A mistyped name must not look like "nothing has failed"."""
-    with pytest.raises(QueueGone, match=r"There is no queue 'mial\.dead'"):
-        await look(broker.dead_letters("mial"))
-
-
 async def test_garbage_is_shown_as_it_is(letters, foreign):
     """A body that is no JSON, no type, no id, and headers that are a record of nothing."""
     garbage = aio_pika.Message(
@@ -267,17 +186,6 @@ async def test_garbage_is_shown_as_it_is(letters, foreign):
 
 
 # --- what the broker itself puts there
-
-
-async def test_a_reject_ends_in_the_dead_letter_queue_without_a_record(broker, letters, foreign):
-    """It stands in where a dead letter cannot be published."""
-    await broker.publish(task(1), Queue("mail"), timeout_s=WAIT_S)
-    queue = await foreign.get_queue("mail")
-    await (await queue.get()).reject(requeue=False)
-    await eventually(lambda: _sees(letters, [task(1).body]), WAIT_S)
-    (letter,) = [letter async for letter in letters.browse()]
-    assert letter.record is None
-    assert letter.message.task_id == "task 1"
 
 
 async def test_rejects_of_messages_from_the_ladder_end_there_too(broker, letters, foreign):
@@ -295,19 +203,6 @@ async def test_rejects_of_messages_from_the_ladder_end_there_too(broker, letters
                 break
     expected = sorted(task(number).body for number in range(41))
     await eventually(lambda: _sees(letters, expected), WAIT_S)
-
-
-async def test_a_second_death_by_the_broker_does_not_show_the_first_ones_reason(letters, foreign):
-    """Somebody moved the letter back to its queue with all its headers; then a worker rejected it."""
-    await letters.put(task(1), RECORD, timeout_s=WAIT_S)
-    dead = await foreign.get_queue("mail.dead")
-    moved = await dead.get(no_ack=True)
-    await foreign.default_exchange.publish(moved, "mail")
-    queue = await foreign.get_queue("mail")
-    await (await queue.get()).reject(requeue=False)
-    await eventually(lambda: _sees(letters, [task(1).body]), WAIT_S)
-    (letter,) = [letter async for letter in letters.browse()]
-    assert letter.record is None
 
 
 async def _sees(letters, bodies: list[bytes]) -> bool:

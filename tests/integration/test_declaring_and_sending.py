@@ -18,9 +18,9 @@ from pathlib import Path
 
 import aio_pika
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from asyncq import AsyncQ, Fixed, Reject, RetryPolicy, TaskContext
+from asyncq import AsyncQ, Reject, TaskContext
 from asyncq.errors import BlockingCall, DuplicateTask, InvalidOption, NoReply, PartlySent
 from support import eventually, working
 
@@ -176,28 +176,6 @@ def test_two_tasks_of_one_name_are_an_error_at_once():
 # --- by name, and with or without a reply
 
 
-async def test_a_task_is_sent_by_name_without_its_code(broker_url):
-    """The queue is the part before the last dot, or what the send says; the result is JSON."""
-    owner, stranger = AsyncQ("shop.eu", broker=broker_url), AsyncQ("stranger", broker=broker_url)
-
-    @owner.task
-    async def add(a: int, b: int) -> dict[str, int]:
-        return {"sum": a + b}
-
-    class Numbers(BaseModel):
-        a: int
-        b: int
-
-    async with working(owner, {"shop.eu": 2, "other": 1}), stranger:
-        assert await stranger.call("shop.eu.add", {"a": 1, "b": 2}) == {"sum": 3}
-        assert await stranger.call("shop.eu.add", Numbers(a=1, b=3)) == {"sum": 4}
-        handle = await stranger.send("shop.eu.add", {"a": 1, "b": 4}, queue="other", task_id="mine")
-        assert (handle.id, await handle.result(10)) == ("mine", {"sum": 5})
-        in_thread = stranger.signature("shop.eu.add", {"a": 1, "b": 5})
-        assert await asyncio.to_thread(stranger.sync.call, in_thread) == {"sum": 6}
-        await asyncio.to_thread(stranger.sync.close)
-
-
 async def test_reply_false_on_a_task_or_a_send_asks_for_no_reply(broker_url, management):
     """And what one send says wins over what the task says."""
     app = AsyncQ("shop", broker=broker_url)
@@ -260,30 +238,6 @@ async def test_a_sent_task_has_the_properties_of_the_contract_and_no_others(brok
     assert reply_queue["arguments"]["x-expires"] > 0
 
 
-async def test_each_publish_has_a_message_id_of_its_own_and_attempts_share_the_task_id(broker_url):
-    """A retry is the same task: its id, its body, the next number."""
-    app = AsyncQ("shop", broker=broker_url)
-
-    seen = []
-
-    @app.task(name="shop.look", pass_context=True, retry=RetryPolicy(max_attempts=3, backoff=Fixed(0.02)))
-    async def look(ctx: TaskContext, x: int) -> int:
-        seen.append(ctx.message)
-        if len(seen) < 3:
-            raise ConnectionError
-        return x
-
-    async with working(app):
-        handle = await look.options(headers={"tenant": "a"}).send(5)
-        assert await handle.result(10) == 5
-    assert [message.task_id for message in seen] == [handle.id] * 3
-    assert len({message.message_id for message in seen}) == 3
-    assert [message.headers.get("asyncq-attempt") for message in seen] == [None, 2, 3]
-    assert {message.headers["tenant"] for message in seen} == {"a"}
-    assert {message.body for message in seen} == {b'{"x":5}'}
-    assert len({message.reply_to for message in seen}) == 1
-
-
 async def test_a_delayed_task_says_when_it_is_due(broker_url):
     """In milliseconds since the epoch; it comes through the ladder with all that it had."""
     app = AsyncQ("shop", broker=broker_url)
@@ -302,36 +256,6 @@ async def test_a_delayed_task_says_when_it_is_due(broker_url):
     assert (message.correlation_id, message.type, message.body) == (handle.id, "shop.work", b'{"x":1}')
     assert handle.id == "my-id"
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
-
-
-async def test_a_task_that_sends_tasks_is_their_parent(broker_url):
-    """And the first of them is the root of all; from async code and from threads."""
-    app = AsyncQ("shop", broker=broker_url)
-    headers = {}
-
-    @app.task(pass_context=True)
-    async def leaf(ctx: TaskContext, kind: str) -> str:
-        headers[kind] = {name: ctx.headers.get(f"asyncq-{name}-id") for name in ("root", "parent")}
-        return ctx.task_id
-
-    @app.task(pass_context=True)
-    def branch(ctx: TaskContext) -> str:
-        ctx.sync.call(leaf.s("thread"))
-        return ctx.task_id
-
-    @app.task(pass_context=True)
-    async def root(ctx: TaskContext) -> list[str]:
-        await leaf.call("async")
-        return [ctx.task_id, await branch.call()]
-
-    async with working(app):
-        root_id, branch_id = await root.call()
-        await leaf.call("alone")
-    assert headers == {
-        "async": {"root": root_id, "parent": root_id},
-        "thread": {"root": root_id, "parent": branch_id},
-        "alone": {"root": None, "parent": None},
-    }
 
 
 # --- the wire contract, from others to asyncq

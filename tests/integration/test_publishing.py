@@ -20,7 +20,6 @@ from asyncq.errors import (
     PartlySent,
     PublishUncertain,
     Refused,
-    Unroutable,
     VirtualHostNotFound,
     WrongLoop,
 )
@@ -66,14 +65,6 @@ async def test_a_sent_task_is_a_persistent_json_message_that_any_client_can_read
     }
 
 
-async def test_a_task_for_a_queue_that_does_not_exist_is_unroutable_at_once_and_with_a_delay(broker_url):
-    """The error names the queue and what to do; nothing was kept."""
-    async with make_app(broker_url) as app:
-        for options in ({}, {"delay": 60}):
-            with pytest.raises(Unroutable, match=r"'nowhere'.*worker"):
-                await app.tasks["shop.note"].options(queue="nowhere", **options).send("hello")
-
-
 async def test_a_queue_that_is_full_refuses(broker_url):
     """The broker's nack is an error of the sender, not a lost message."""
     async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
@@ -89,19 +80,6 @@ async def test_a_queue_that_is_full_refuses(broker_url):
     assert "'full'" in str(refused[0])
 
 
-async def test_an_oversized_message_is_refused_before_it_is_sent_and_harms_no_other(broker_url):
-    """The broker would close the channel for it, with all that is under way."""
-    async with make_app(broker_url) as app:
-        await app.broker.ensure([QueueSpec(QUEUE)])
-        task = app.tasks["shop.note"]
-        results = await asyncio.gather(
-            *(task.send("x" * (20_000_000 if n == 5 else 10)) for n in range(10)), return_exceptions=True
-        )
-    assert isinstance(results[5], MessageTooLarge)
-    assert "max_message_bytes" in str(results[5])
-    assert [n for n, result in enumerate(results) if isinstance(result, Exception)] == [5]
-
-
 async def test_a_message_over_the_brokers_own_limit_is_named_as_such_and_publishing_goes_on(broker_url, node):
     """Where our setting is larger than the broker's max_message_size (16 MiB by default from 4.0 on)."""
     if node.version.startswith("3."):
@@ -115,20 +93,6 @@ async def test_a_message_over_the_brokers_own_limit_is_named_as_such_and_publish
             await task.send("x" * size)
         await task.send("fits")
     assert (await get_one(broker_url)).body == b'{"text":"fits"}'
-
-
-async def test_send_many_confirms_all_and_tells_of_each_that_failed(broker_url, management):
-    """One bad queue among good ones: handles for the good, the error for the bad."""
-    async with make_app(broker_url) as app:
-        await app.broker.ensure([QueueSpec(QUEUE)])
-        task = app.tasks["shop.note"]
-        handles = await app.send_many(task.s(str(n)) for n in range(250))
-        assert len({handle.id for handle in handles}) == 250
-        assert await management.ready(QUEUE) == 250
-        with pytest.raises(PartlySent, match="1 of 3") as caught:
-            await app.send_many([task.s("a"), task.options(queue="nowhere").s("b"), task.s("c")])
-    kinds = [type(outcome).__name__ for outcome in caught.value.outcomes]
-    assert kinds == ["ResultHandle", "Unroutable", "ResultHandle"]
 
 
 async def test_our_exchange_deleted_under_a_running_producer_is_declared_again(broker_url):

@@ -7,8 +7,8 @@ import asyncio
 import aio_pika
 import pytest
 
-from asyncq import AsyncQ, TaskContext, TaskFailed
-from asyncq.errors import InvalidResult, NoReply, NotSent, PublishUncertain, ReplyLost, ResultTimeout
+from asyncq import AsyncQ, TaskContext
+from asyncq.errors import NotSent, PublishUncertain, ReplyLost
 from proxy import proxy_of
 from support import eventually, working
 
@@ -39,51 +39,6 @@ async def reply_queue(management) -> str:
     return next(name for name in await management.queues() if ".reply." in name)
 
 
-async def test_a_call_returns_the_validated_result(broker_url):
-    """Send, wait, and the value has its type."""
-    async with working(make_app(broker_url)) as app:
-        assert await app.tasks["shop.add"].call(1, 2) == 3
-        assert await app.call("shop.add", {"a": 3, "b": 4}) == 7
-
-
-async def test_many_calls_at_once_each_get_their_own_answer(broker_url):
-    """Correlation by task id."""
-    async with working(make_app(broker_url)) as app:
-        add = app.tasks["shop.add"]
-        assert await asyncio.gather(*(add.call(n, 1000) for n in range(200))) == [n + 1000 for n in range(200)]
-
-
-async def test_progress_arrives_in_order_and_ends_with_the_result(broker_url):
-    """Numbers, label and details."""
-    async with working(make_app(broker_url)) as app:
-        handle = await app.tasks["shop.counting"].send(5)
-        updates = [update async for update in handle.updates()]
-        assert [(item.done, item.total, item.label, item.details) for item in updates] == [
-            (n, 5, "COUNTING", {"square": n * n}) for n in range(1, 6)
-        ]
-        assert await handle.result(timeout=1) == 5
-        assert [item.done async for item in handle.updates()] == [1, 2, 3, 4, 5]
-
-
-async def test_a_timeout_does_not_end_the_task_and_waiting_goes_on_by_calling_again(broker_url):
-    """The error says both."""
-    async with working(make_app(broker_url)) as app:
-        handle = await app.tasks["shop.gated"].send("late")
-        with pytest.raises(ResultTimeout, match="call result\\(\\) again"):
-            await handle.result(timeout=0.1)
-        app.gate.set()
-        assert await handle.result(timeout=10) == "late"
-
-
-async def test_a_task_sent_without_reply_has_no_result_to_wait_for(broker_url, management):
-    """And no reply queue is made for it."""
-    async with working(make_app(broker_url)) as app:
-        handle = await app.tasks["shop.add"].options(reply=False).send(1, 2)
-        with pytest.raises(NoReply, match="reply=True"):
-            await handle.result()
-        assert not [name for name in await management.queues() if ".reply." in name]
-
-
 async def test_a_reply_outlives_a_cut_connection(broker_url, management):
     """The queue is durable, and it is read again; the higher consumer priority gets everything at once."""
     async with working(make_app(broker_url)) as app:
@@ -91,26 +46,6 @@ async def test_a_reply_outlives_a_cut_connection(broker_url, management):
         await eventually(management.close_connections)
         app.gate.set()
         assert await handle.result(timeout=20) == "kept"
-
-
-async def test_a_deleted_reply_queue_is_told_and_replaced(broker_url, management):
-    """Pending handles raise ReplyLost; new calls work."""
-    async with working(make_app(broker_url)) as app:
-        handle = await app.tasks["shop.gated"].send("lost")
-        waiting = asyncio.create_task(handle.result(timeout=20))
-        await asyncio.sleep(0)
-        name = await reply_queue(management)
-        async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
-            await channel.queue_delete(name)
-        with pytest.raises(ReplyLost, match="not affected"):
-            await waiting
-        app.gate.set()
-
-        async def answered() -> bool:
-            return await app.tasks["shop.add"].options(timeout=1).call(1, 1) == 2
-
-        assert await answered()
-        assert await reply_queue(management) != name
 
 
 async def test_the_reply_queue_goes_with_its_app_and_expires_where_the_process_died(broker_url, management):
@@ -130,40 +65,6 @@ async def test_replies_that_nobody_claims_take_no_memory(broker_url):
             await add.send(1, 2)
         await add.call(1, 2)
         assert len(app._client._pending) <= 1
-
-
-async def test_a_result_that_does_not_fit_the_declared_type_here_is_named_so(broker_url):
-    """Producer and worker of different versions."""
-    worker_app = make_app(broker_url)
-    other = AsyncQ("shop", broker=broker_url)
-
-    @other.task(name="shop.add")
-    async def add(a: int, b: int) -> dict[str, int]:
-        raise NotImplementedError
-
-    async with working(worker_app), other:
-        with pytest.raises(InvalidResult, match="return type"):
-            await add.call(1, 2)
-
-
-async def test_a_remote_error_arrives_with_its_type_message_and_traceback(broker_url):
-    """As TaskFailed, picklable or not."""
-    app = make_app(broker_url)
-
-    class Odd(Exception):
-        def __init__(self, one, two):
-            super().__init__(f"{one} and {two}")
-
-    @app.task
-    async def broken() -> None:
-        raise Odd("this", "that")
-
-    async with working(app):
-        with pytest.raises(TaskFailed) as caught:
-            await broken.call()
-    assert caught.value.type.endswith("Odd")
-    assert caught.value.message == "this and that"
-    assert "raise Odd" in caught.value.traceback
 
 
 async def test_a_first_send_that_is_given_up_does_not_spoil_the_reply_queue_for_others(broker_url):

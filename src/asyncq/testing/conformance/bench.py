@@ -46,7 +46,7 @@ QUEUE = "shop"
 WAIT_S = 30.0
 """How long the suite waits for what must happen, in seconds."""
 
-_QUIET_S = 0.2
+_QUIET_S = 0.15
 _POLL_S = 0.02
 _LIMIT_S = 120.0
 

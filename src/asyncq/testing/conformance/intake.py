@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from asyncq.app import AsyncQ
@@ -74,13 +75,17 @@ async def test_arguments_that_do_not_validate_are_a_dead_letter_at_once(bench: B
     """The error names the argument; a retry would change nothing. Who waits for the result hears of it."""
     app = _app_that_never_runs(bench)
     async with bench.working(app), app.broker.mailbox() as mailbox:
-        await _publish(app.broker, b'{"x":"one"}', task_id="mine", reply_to=mailbox.address)
-        letter = await dead_letter(app.broker)
-        reply = await anext(aiter(mailbox))
-    assert letter.record is not None
-    assert (letter.record.reason, letter.record.attempts) == ("invalid arguments", 1)
-    assert "x" in letter.record.failure.message
-    assert (reply.type, reply.task_id) == ("rejected", "mine")
+        for body in (b'{"x":"one"}', b"{}"):
+            await _publish(app.broker, body, task_id="mine", reply_to=mailbox.address)
+            async with asyncio.timeout(WAIT_S):
+                reply = await anext(aiter(mailbox))
+            assert (reply.type, reply.task_id) == ("rejected", "mine")
+        letters = await dead_letters(app.broker)
+    assert [letter.message.body for letter in letters] == [b'{"x":"one"}', b"{}"]
+    for letter in letters:
+        assert letter.record is not None
+        assert (letter.record.reason, letter.record.attempts) == ("invalid arguments", 1)
+        assert "x" in letter.record.failure.message
 
 
 @behaviour

@@ -73,12 +73,18 @@ async def test_backoff_is_waited_for(bench: Bench) -> None:
 
 @behaviour
 async def test_a_task_whose_attempts_are_used_up_is_a_dead_letter_with_its_error(bench: Bench) -> None:
-    """The sender hears of it as well; the body is the sender's own."""
+    """Of `raise Retry` that is what the task ran into. The sender hears of it as well; the body is its own."""
     app = bench.app()
+
+    def connect() -> None:
+        raise ConnectionError("the host is gone")
 
     @app.task(retry=SOON)
     async def doomed(x: int) -> None:
-        raise ConnectionError("the host is gone")
+        try:
+            connect()
+        except ConnectionError as error:
+            raise Retry from error
 
     before_ms = time.time() * 1000
     async with bench.working(app):

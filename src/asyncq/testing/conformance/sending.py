@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from asyncq.app import AsyncQ
 from asyncq.context import TaskContext
@@ -52,17 +52,25 @@ async def test_send_many_gives_a_handle_for_each_and_tells_which_were_not_taken(
 
 @behaviour
 async def test_a_task_is_sent_by_its_name_without_its_code(bench: Bench) -> None:
-    """Its queue is the part before the last dot, or what the send says; the result is JSON."""
+    """Its queue is the part before the last dot, or what the send says; arguments by name, the result is JSON."""
     owner, stranger = bench.app("shop.eu"), bench.app("stranger")
 
     @owner.task
     async def add(a: int, b: int) -> dict[str, int]:
         return {"sum": a + b}
 
+    class Numbers(BaseModel):
+        a: int
+        b: int
+
     async with bench.working(owner, {"shop.eu": 2, "other": 1}), stranger:
         assert await stranger.call("shop.eu.add", {"a": 1, "b": 2}) == {"sum": 3}
+        assert await stranger.call("shop.eu.add", Numbers(a=1, b=3)) == {"sum": 4}
         handle = await stranger.send("shop.eu.add", {"a": 1, "b": 4}, queue="other", task_id="mine")
         assert (handle.id, await handle.result(WAIT_S)) == ("mine", {"sum": 5})
+        blocking = stranger.signature("shop.eu.add", {"a": 1, "b": 5})
+        assert await asyncio.to_thread(stranger.sync.call, blocking) == {"sum": 6}
+        await asyncio.to_thread(stranger.sync.close)
 
 
 @behaviour
