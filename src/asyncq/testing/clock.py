@@ -4,7 +4,7 @@
     await clock.advance(60)     the same, and between two timers the app does all that it can
     with clock.jumping(): ...   inside, a harness lets time jump to the next timer whenever the app is idle
 
-Time is counted in whole microseconds, so that ten moves of 0.1 s are a second.
+Time is counted in whole nanoseconds, so that ten moves of 0.1 s are a second.
 
 Invariant: time only goes forward, and when a timer is called, the clock shows the timer's own time.
 """
@@ -27,10 +27,11 @@ _START = datetime(2030, 1, 1, tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-_SLACK_TICKS = 1
+_SLACK_NS = 1000
 """How much later than the end of a move a timer may be and is still called by it.
 
-Who adds and subtracts seconds as floats is sometimes off by the last bit, and finds a timer a trifle too early.
+Who adds and subtracts seconds as floats is sometimes off by the last bit, finds a timer a trifle too early, and waits
+for the rest. Below a microsecond, that is nothing that `now()` shows, and the next move does not count it.
 """
 
 _TURNS = 10  # of the event loop, where no harness can tell when all is done
@@ -39,10 +40,10 @@ _TURNS = 10  # of the event loop, where no harness can tell when all is done
 class _ManualTimer:
     """A callback with its time; see `asyncq.clock.Timer`."""
 
-    __slots__ = ("_call", "_context", "_loop", "_on_cancel", "due", "is_waiting")
+    __slots__ = ("_call", "_context", "_loop", "_on_cancel", "due_ns", "is_waiting")
 
-    def __init__(self, due: int, call: Callable[[], object], on_cancel: Callable[[], None]) -> None:
-        self.due = due
+    def __init__(self, due_ns: int, call: Callable[[], object], on_cancel: Callable[[], None]) -> None:
+        self.due_ns = due_ns
         self.is_waiting = True
         self._call = call
         self._on_cancel = on_cancel
@@ -95,8 +96,8 @@ class ManualClock:
         if start.tzinfo is None:
             raise ValueError(f"The start {start} has no time zone. Write datetime(..., tzinfo=UTC).")
         self.settle: Callable[[], Awaitable[None]] | None = None
-        self._start_ticks = (start - _EPOCH) // _MICROSECOND
-        self._ticks = 0
+        self._start_ns = (start - _EPOCH) // _MICROSECOND * 1000
+        self._ns = 0
         self._timers: list[tuple[int, int, _ManualTimer]] = []
         self._numbers = itertools.count()
         self._cancelled = 0
@@ -108,22 +109,22 @@ class ManualClock:
 
     def now(self) -> datetime:
         """Return the time it shows, in UTC."""
-        return _EPOCH + _MICROSECOND * (self._start_ticks + self._ticks)
+        return _EPOCH + (self._start_ns + self._ns) // 1000 * _MICROSECOND
 
     def now_ms(self) -> int:
         """Return the time it shows in milliseconds since the epoch."""
-        return (self._start_ticks + self._ticks) // 1000
+        return (self._start_ns + self._ns) // 1_000_000
 
     def monotonic(self) -> float:
         """Return by how many seconds it was moved so far."""
-        return self._ticks / 1_000_000
+        return self._ns / 1_000_000_000
 
     @property
     def next_due_s(self) -> float | None:
         """In how many seconds the next timer is due; None where none waits."""
         with self._lock:
             timer = self._first()
-            return None if timer is None else max(0, timer.due - self._ticks) / 1_000_000
+            return None if timer is None else max(0, timer.due_ns - self._ns) / 1_000_000_000
 
     # --- timers
 
@@ -131,12 +132,12 @@ class ManualClock:
         """Call back on the running event loop when the clock was moved by so many seconds; soon, where it is 0."""
         # However short, a time that is not over needs a move: else a timer that finds itself too early and waits for
         # the rest would be called again and again.
-        ticks = 0 if seconds <= 0 else max(1, round(seconds * 1_000_000))
+        ns = 0 if seconds <= 0 else max(1, round(seconds * 1_000_000_000))
         with self._lock:
-            timer = _ManualTimer(self._ticks + ticks, lambda: callback(*args), self._forget_cancelled)
-            if ticks:
-                heapq.heappush(self._timers, (timer.due, next(self._numbers), timer))
-        if not ticks:
+            timer = _ManualTimer(self._ns + ns, lambda: callback(*args), self._forget_cancelled)
+            if ns:
+                heapq.heappush(self._timers, (timer.due_ns, next(self._numbers), timer))
+        if not ns:
             asyncio.get_running_loop().call_soon(timer.fire)
         return timer
 
@@ -221,7 +222,7 @@ class ManualClock:
             raise ValueError(f"Time only goes forward: the clock cannot be moved by {seconds:g} seconds.")
         if not math.isfinite(seconds):
             raise ValueError(f"The clock cannot be moved by {seconds} seconds. Move it by a number of seconds.")
-        return self._ticks + round(seconds * 1_000_000)
+        return self._ns // 1000 * 1000 + round(seconds * 1_000_000_000)
 
     def _first(self) -> _ManualTimer | None:
         while self._timers:
@@ -245,24 +246,24 @@ class ManualClock:
         """Move to the next timer up to this time, and call all of its time. Return whether there was one."""
         with self._lock:
             first = self._first()
-            if first is None or (target is not None and first.due > target + _SLACK_TICKS):
+            if first is None or (target is not None and first.due_ns > target + _SLACK_NS):
                 return False
-            self._reach(first.due)
-        while (timer := self._pop(first.due)) is not None:
+            self._reach(first.due_ns)
+        while (timer := self._pop(first.due_ns)) is not None:
             timer.fire()
         return True
 
-    def _pop(self, due: int) -> _ManualTimer | None:
+    def _pop(self, due_ns: int) -> _ManualTimer | None:
         with self._lock:
             timer = self._first()
-            if timer is None or timer.due > due:
+            if timer is None or timer.due_ns > due_ns:
                 return None
             heapq.heappop(self._timers)
             return timer
 
-    def _reach(self, ticks: int) -> None:
+    def _reach(self, ns: int) -> None:
         with self._lock:
-            self._ticks = max(self._ticks, ticks)
+            self._ns = max(self._ns, ns)
 
     async def _settle(self) -> None:
         if self.settle is not None:
