@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 
 from asyncq.testing import conformance
@@ -85,3 +89,55 @@ def test_every_theme_has_behaviours_with_a_sentence_and_none_hides_another():
     found = [(name, test) for module in modules for name, test in module.items() if name.startswith("test_")]
     assert [name for name, _ in found] == conformance.__all__
     assert all(test.__doc__ and test.pytestmark[0].name == "asyncio" for _, test in found)
+
+
+THEIR_MODULE = """
+import pytest
+from asyncq.memory.broker import MemoryBroker
+from asyncq.memory.node import MemoryNode
+from asyncq.testing.conformance import *
+from asyncq.testing.conformance.bench import Bench
+
+
+class Mine:
+    name = "my broker"
+
+    def __init__(self):
+        self.node = MemoryNode()
+
+    def make(self, settings):
+        return MemoryBroker(settings, self.node)
+
+    async def delete_queue(self, name):
+        self.node.delete_queue(name)
+
+    async def cut(self, broker):
+        broker.lose_connection()
+
+    async def count(self, queue):
+        return self.node.count(queue) + (queue == "shop")  # a fault
+
+
+@pytest.fixture
+def bench():
+    return Bench(Mine())
+"""
+
+
+def test_somebody_who_writes_another_adapter_can_run_the_suite(tmp_path):
+    """With one module, in pytest-asyncio's strict mode; a fault is shown with its values, and in the table."""
+    (tmp_path / "test_mine.py").write_text(THEIR_MODULE)
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nasyncio_mode = strict\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
+    )
+    options = ["-q", "-p", "asyncq.testing.conformance.report", "-k", "two_messages or order_of_their_publishing"]
+    command = [sys.executable, "-m", "pytest", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+    assert "assert 3 == 2" in done.stdout
+    table = done.stdout.partition(" conformance ")[2]
+    assert re.search(r"^behaviour +my broker$", table, re.MULTILINE)
+    assert re.search(r"^  messages come in the order of their publishing +ok$", table, re.MULTILINE)
+    assert re.search(r"^  a message that is published twice is two messages +FAILED$", table, re.MULTILINE)
+    assert re.search(r"^total +1/2$", table, re.MULTILINE)
