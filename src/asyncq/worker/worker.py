@@ -232,7 +232,8 @@ class Worker:
         with anyio.CancelScope(deadline=deadline):
             await self._all_ended()
             return
-        log.warning("drain timeout: what still runs is handed back", running=len(self._attempts))
+        if self._attempts:  # with no time to drain, the slots that are free have not ended either
+            log.warning("drain timeout: what still runs is handed back", running=len(self._attempts))
         self._let_go_of_threads()
         for attempt in self._attempts:
             attempt.interrupt("drain")
