@@ -44,7 +44,8 @@ async def compare(broker_url: str, rounds: int) -> float:
     """Print and return the median of memory's time divided by RabbitMQ's, each pair taken one after the other.
 
     A pair shares the machine's load of its moment, so its ratio says more than its times; and the median forgives a
-    round in which the load has changed between the two.
+    round in which the load has changed between the two. A quicker machine changes little: this process's own work for
+    200 tasks over AMQP is about that for 1,000 in memory, and all that the broker and its disk take comes on top.
     """
     ratios = []
     for _ in range(rounds):
