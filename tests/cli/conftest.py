@@ -173,3 +173,42 @@ def refusing(offline_shell, monkeypatch):
     for name in set(sys.modules) - before:
         if str(offline_shell.folder) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+class InProcess:
+    """Runs commands in this process, which is faster. Logging belongs to a process, so it is not configured.
+
+    Args:
+        shell: The folder, and the environment.
+        monkeypatch: Undoes in the end what running them changes.
+    """
+
+    def __init__(self, shell, monkeypatch):
+        self.environment = shell.environment
+        for command in ("doctor", "topology"):
+            monkeypatch.setattr(sys.modules[f"asyncq.cli.{command}"], "configure_logging", lambda *_: None)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.chdir(shell.folder)
+
+    def run(self, *arguments, environment=None):
+        """Run a command to its end; the app is imported anew, with the settings of the environment."""
+        try:
+            return CliRunner().invoke(application, list(arguments), env={**self.environment, **(environment or {})})
+        finally:
+            sys.modules.pop("shop", None)
+
+    async def arun(self, *arguments, **options):
+        """Run a command to its end while the event loop goes on."""
+        return await asyncio.to_thread(self.run, *arguments, **options)
+
+
+@pytest.fixture
+def in_process(shell, monkeypatch):
+    """A folder with an app, and a broker, for commands that run in this process."""
+    return InProcess(shell, monkeypatch)
+
+
+@pytest.fixture
+def offline_in_process(offline_shell, monkeypatch):
+    """The same without a broker: nobody listens."""
+    return InProcess(offline_shell, monkeypatch)

@@ -8,8 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from asyncq.cli.dead import dead
+from asyncq.cli.doctor import doctor
 from asyncq.cli.report import exit_code_of, report
 from asyncq.cli.send import call, send
+from asyncq.cli.topology import topology
 from asyncq.cli.version import version
 from asyncq.cli.worker import worker
 
@@ -38,7 +40,8 @@ application = typer.Typer(
     help="RabbitMQ-native async task workers.",
     epilog=(
         "Exit codes: 0 it worked; 1 the task failed, or no result came in time; 2 wrong command line, configuration "
-        "or arguments; 3 the broker cannot be used, or did not take the message; 130 interrupted."
+        "or arguments; 3 the broker cannot be used, or did not take the message; 130 interrupted. "
+        "`doctor`: 0 nothing to do; 1 warnings; 2 errors. `topology verify` and `diff`: 1 for differences."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -49,4 +52,6 @@ application.command()(worker)
 application.command()(send)
 application.command()(call)
 application.add_typer(dead, name="dead")
+application.add_typer(topology, name="topology")
+application.command()(doctor)
 application.command()(version)

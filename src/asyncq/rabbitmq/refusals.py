@@ -14,7 +14,7 @@ import aiormq.exceptions as amqp
 from asyncq.errors import AccessRefused, BrokerError, TopologyMismatch
 from asyncq.rabbitmq.failures import broker_text, operation_error
 
-__all__ = ["mismatch", "refusal"]
+__all__ = ["mismatch", "refusal", "remedy"]
 
 # PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'mail' in vhost '/': received 'quorum' but
 # current is 'classic'; or: received the value '50' of type 'byte' but current is none
@@ -63,7 +63,7 @@ def mismatch(said: str, doing: str) -> TopologyMismatch:
     return TopologyMismatch(
         f"{kind.capitalize()} {name!r} in virtual host {vhost!r} exists with other arguments: {argument!r} is {theirs} "
         f"there, and asyncq needs {ours} (the broker names one difference; there may be more). RabbitMQ cannot change "
-        f"the arguments of a {kind} that exists. " + _remedy(kind, name, vhost, argument, theirs)
+        f"the arguments of a {kind} that exists. " + remedy(kind, name, vhost, argument, theirs)
     )
 
 
@@ -74,7 +74,8 @@ def _value(text: str) -> str:
     return "not set" if text == "none" else repr(text.strip("'"))
 
 
-def _remedy(kind: str, name: str, vhost: str, argument: str, theirs: str) -> str:
+def remedy(kind: str, name: str, vhost: str, argument: str, theirs: str) -> str:
+    """Return what to do about a queue or exchange with another argument: `theirs`, quoted, or `not set`."""
     if kind == "exchange":
         return (
             "Use another namespace (ASYNCQ_NAMESPACE); or, when nobody uses it, delete it (management UI: Exchanges, "

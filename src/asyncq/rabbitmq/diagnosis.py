@@ -1,0 +1,171 @@
+"""What `asyncq doctor` finds: from what was seen on a broker to findings, each with what to do.
+
+Pure. Invariant: what could not be seen is a finding too; silence never means that something is well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from asyncq.broker import QueueSpec
+from asyncq.rabbitmq.declarations import BindingDeclaration, Declaration, ExchangeDeclaration, Plan, QueueDeclaration
+from asyncq.rabbitmq.examination import MISSING, compare, missing_grants
+from asyncq.rabbitmq.findings import CURRENT, OLDEST, Finding, Patient, release_of
+from asyncq.rabbitmq.ladder_plan import ladder_plan
+from asyncq.rabbitmq.queue_findings import messages_left, policies, time_limits
+from asyncq.rabbitmq.standing import Standing
+from asyncq.rabbitmq.topology import Names, base_plan, queue_plan
+
+__all__ = ["diagnose", "found_queues", "plan_of"]
+
+
+def plan_of(names: Names, queues: Iterable[QueueSpec]) -> Plan:
+    """Return what task queues need, the base included."""
+    return (*base_plan(names), *(part for spec in queues for part in queue_plan(names, spec)))
+
+
+def found_queues(names: Names, standing: Standing) -> tuple[QueueSpec, ...]:
+    """Return the task queues that stand on the broker, whoever has declared them: they dead-letter to our exchange."""
+    found = []
+    for name, queue in sorted(standing.queues.items()):
+        arguments = queue.arguments or {}
+        if arguments.get("x-dead-letter-exchange") == names.dead_exchange and not names.own(name):
+            limit = arguments.get("x-delivery-limit")
+            found.append(QueueSpec(name, limit) if isinstance(limit, int) else QueueSpec(name))
+    return tuple(found)
+
+
+def diagnose(patient: Patient, standing: Standing) -> list[Finding]:
+    """Return all findings, in the order in which a person would ask."""
+    return [
+        Finding("ok", "connection", f"connected to {standing.where} as user {standing.user!r}"),
+        _version(standing),
+        *_alarms(standing),
+        *_permissions(patient, standing),
+        *_objects(patient, standing),
+        *messages_left(patient, standing),
+        *policies(patient, standing),
+        *time_limits(patient, standing),
+        *(Finding("note", "not-checked", reason) for reason in standing.unread),
+    ]
+
+
+def _version(standing: Standing) -> Finding:
+    seen = f"{standing.product or 'an unknown product'} {standing.version}".strip()
+    release = release_of(standing.version)
+    if release is None or standing.product != "RabbitMQ":
+        return Finding(
+            "warning", "version", seen, "asyncq is made for RabbitMQ 3.10 and later, and tested with no other."
+        )
+    if release < OLDEST:
+        return Finding("error", "version", f"{seen}, older than 3.10", "Upgrade RabbitMQ; asyncq does not support it.")
+    if release < CURRENT:
+        # Source: COMMUNITY_SUPPORT.md of rabbitmq-server: patches go to the latest series only.
+        return Finding(
+            "note",
+            "version",
+            f"{seen}: supported by asyncq; RabbitMQ's community patches go to the latest series only",
+            "Plan an upgrade.",
+        )
+    if release > CURRENT:
+        return Finding("note", "version", f"{seen}: newer than what this asyncq was tested with (4.3)")
+    return Finding("ok", "version", seen)
+
+
+def _alarms(standing: Standing) -> Iterator[Finding]:
+    if standing.nodes is None:
+        return
+    well = True
+    for node in standing.nodes:
+        for wrong, seen, todo in (
+            (not node.running, "does not run", "Start it, or remove it from the cluster."),
+            (node.memory_alarm, "has its memory alarm on, so publishing waits", "Find what fills it; add memory."),
+            (node.disk_alarm, "has its disk alarm on, so publishing waits", "Free disk space on it."),
+            (
+                bool(node.partitions),
+                f"is cut off from {', '.join(node.partitions)}",
+                "Heal the network, then the partition: https://www.rabbitmq.com/docs/partitions",
+            ),
+        ):
+            if wrong:
+                well = False
+                yield Finding("error", "alarms", f"node {node.name} {seen}", todo)
+    if well:
+        count = len(standing.nodes)
+        yield Finding("ok", "alarms", f"{count} node{'s' * (count != 1)}, no alarm, no partition")
+
+
+def _permissions(patient: Patient, standing: Standing) -> Iterator[Finding]:
+    if standing.permissions is None:
+        return
+    plan = (*plan_of(patient.names, patient.queues), *ladder_plan(patient.names))
+    reply = QueueDeclaration(f"{patient.names.namespace}.reply.{patient.app or 'APP'}.HOST.PID.RANDOM")
+    lacking = missing_grants((*plan, reply), standing.permissions)
+    grant = (
+        f"`rabbitmqctl set_permissions --vhost '{standing.vhost}' '{standing.user}' CONFIGURE WRITE READ`, each a "
+        "regular expression that matches the names ('.*' matches all)."
+    )
+    for permission in ("write", "read"):
+        names = [one.name for one in lacking if one.permission == permission]
+        if names:
+            yield Finding("error", "permissions", f"user {standing.user!r} may not {permission} {_some(names)}", grant)
+    configure = [one.name for one in lacking if one.permission == "configure"]
+    if reply.name in configure:
+        seen = f"user {standing.user!r} may not configure {reply.name}, so it gets no results of tasks"
+        yield Finding("warning", "permissions", seen, grant)
+    others = [name for name in configure if name != reply.name]
+    if others:
+        yield Finding(
+            "note",
+            "permissions",
+            f"user {standing.user!r} may not configure {_some(others)}",
+            "Let a user who may run `asyncq topology apply MODULE:APP --delays`.",
+        )
+    if not lacking:
+        yield Finding("ok", "permissions", f"user {standing.user!r} may do all that asyncq needs")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _objects(patient: Patient, standing: Standing) -> Iterator[Finding]:
+    plan = plan_of(patient.names, patient.queues)
+    differences = compare((*plan, *_standing_ladder(patient.names, standing)), standing)
+    missing = [str(one).removesuffix(" is missing") for one in differences if one.state == "missing"]
+    if patient.app is None and not any(map(patient.names.own, (*standing.queues, *standing.exchanges))):
+        yield Finding("note", "topology", f"nothing of asyncq stands here (namespace {patient.names.namespace!r})")
+        return
+    if missing:
+        yield Finding("error", "topology", f"missing: {_some(missing)}", MISSING)
+    for one in differences:
+        if one.state != "missing":
+            yield Finding("error", "topology", str(one), one.remedy)
+    if differences:
+        return
+    if standing.complete:
+        yield Finding("ok", "topology", f"all {len(plan)} queues, exchanges and bindings stand as asyncq needs them")
+    else:
+        yield Finding("ok", "topology", "all queues and exchanges exist; their arguments and bindings were not checked")
+
+
+def _standing_ladder(names: Names, standing: Standing) -> Iterator[Declaration]:
+    """Return what must hold for the part of the ladder that stands: its arguments, and a way on from each queue.
+
+    Bindings of its queues are declared as delays need them, so that one is missing tells nothing.
+    """
+    if not standing.complete:
+        return
+    plan = ladder_plan(names)
+    queues = [part for part in plan if isinstance(part, QueueDeclaration) and part.name in standing.queues]
+    exchanges = {str(queue.arguments.get("x-dead-letter-exchange")) for queue in queues} | standing.exchanges.keys()
+    yield from queues
+    for part in plan:
+        match part:
+            case ExchangeDeclaration(name) if name in exchanges:
+                yield part
+            case BindingDeclaration(exchange, kind="exchange") if exchange in exchanges:
+                yield part
+            case _:
+                pass
