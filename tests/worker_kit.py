@@ -22,7 +22,7 @@ from asyncq.memory.node import MemoryNode
 from asyncq.message import Message, new_id
 from asyncq.options import RunOptions
 from asyncq.rabbitmq.topology import Names
-from asyncq.retry import RetryPolicy
+from asyncq.retry import RetryPolicy, policies_of
 from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
 from asyncq.task import Declaration, make_task
@@ -183,7 +183,8 @@ class Kit:
         """Declare a function as a task of queue `work`, named as the function."""
 
         def declare(function: Callable[..., Any]) -> AnyTask:
-            run = RunOptions(options.get("retry"), options.get("time_limit_s"))
+            retry = policies_of(options["retry"], "retry=") if "retry" in options else None
+            run = RunOptions(retry, options.get("time_limit_s"))
             declaration = Declaration(
                 name=function.__name__, queue="work", run=run, pass_context=options.get("pass_context", False)
             )

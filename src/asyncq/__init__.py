@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from asyncq.results import Progress, ResultHandle
-    from asyncq.retry import Exponential, Fixed, RetryPolicy
+    from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
     from asyncq.settings import Settings
     from asyncq.signals import Reject, Retry, Snooze
     from asyncq.signature import Signature
@@ -46,6 +46,7 @@ __all__ = [
     "BrokerError",
     "Exponential",
     "Fixed",
+    "Linear",
     "NotSent",
     "PartlySent",
     "Progress",
@@ -76,6 +77,7 @@ _HOMES = {
     "BrokerError": "asyncq.errors",
     "Exponential": "asyncq.retry",
     "Fixed": "asyncq.retry",
+    "Linear": "asyncq.retry",
     "NotSent": "asyncq.errors",
     "PartlySent": "asyncq.errors",
     "Progress": "asyncq.results",

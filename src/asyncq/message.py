@@ -22,6 +22,7 @@ __all__ = [
     "ATTEMPT",
     "CONTENT_TYPE_JSON",
     "DUE_AT",
+    "FIRST_AT",
     "MAX_HEADERS_BYTES",
     "PARENT_ID",
     "RESERVED_HEADER_PREFIX",
@@ -34,6 +35,7 @@ __all__ = [
     "attempt_of",
     "copy_of",
     "cut_text",
+    "first_at_ms_of",
     "headers_size",
     "new_id",
     "unknown_since_ms_of",
@@ -45,6 +47,7 @@ RESERVED_HEADER_PREFIX = "asyncq-"
 ATTEMPT = "asyncq-attempt"
 UNKNOWN_SINCE = "asyncq-unknown-since"
 DUE_AT = "asyncq-due-at"
+FIRST_AT = "asyncq-first-at"
 ROOT_ID = "asyncq-root-id"
 PARENT_ID = "asyncq-parent-id"
 MAX_HEADERS_BYTES = 64 * 1024
@@ -125,6 +128,15 @@ def unknown_since_ms_of(message: Message) -> int | None:
         MalformedMessage: The header is not a positive integer.
     """
     return _integer_header(message, UNKNOWN_SINCE)
+
+
+def first_at_ms_of(message: Message) -> int | None:
+    """Return when the first attempt that failed began, in milliseconds since the epoch; None before the first retry.
+
+    Raises:
+        MalformedMessage: The header is not a positive integer.
+    """
+    return _integer_header(message, FIRST_AT)
 
 
 def _integer_header(message: Message, name: str) -> int | None:

@@ -5,7 +5,7 @@ What travels with a message is the producer's to say; how a task runs is the wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
@@ -24,14 +24,15 @@ class TaskOptions(TypedDict, total=False):
     Attributes:
         name: The task's name on the wire. Without it: `<app>.<function>`.
         queue: The queue that the task is sent to. Without it: the app's name.
-        retry: When a failed attempt is followed by another. Without it a failure is final.
+        retry: When a failed attempt is followed by another: one policy, or several, of which the first one that
+            matches the error decides. Without it a failure is final.
         time_limit: How long one attempt may take, in seconds or as a `timedelta`.
         reply: Whether senders get a result back unless they say otherwise.
     """
 
     name: str
     queue: str
-    retry: RetryPolicy | None
+    retry: RetryPolicy | Sequence[RetryPolicy] | None
     time_limit: float | timedelta
     reply: bool
 
@@ -62,7 +63,7 @@ class SendOptions(TypedDict, total=False):
 class RunOptions:
     """How a task runs in a worker; None where the app's default holds."""
 
-    retry: RetryPolicy | None = None
+    retry: tuple[RetryPolicy, ...] | None = None
     time_limit_s: float | None = None
 
 

@@ -73,11 +73,13 @@ class RetryLater:
         failure: What went wrong this time.
         delay_s: Seconds until the next attempt.
         at_most_s: How far the delay may be rounded up, in seconds; None where it is exact.
+        first_ms: When the first attempt that failed began, in milliseconds since the epoch; None where it is unknown.
     """
 
     failure: Failure
     delay_s: float
     at_most_s: float | None
+    first_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

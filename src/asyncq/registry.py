@@ -17,7 +17,7 @@ from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
 from asyncq.options import RunOptions, TaskOptions
 from asyncq.queue_names import check_app_name, check_queue_name
-from asyncq.retry import RetryPolicy
+from asyncq.retry import policies_of
 from asyncq.scripts import make_script_importable
 from asyncq.signals import seconds_of
 from asyncq.signature import Sender
@@ -182,7 +182,7 @@ class TaskRegistry:
             name=name,
             queue=options.get("queue") or self.name,
             run=RunOptions(
-                retry=options.get("retry"),
+                retry=policies_of(options["retry"], "@task(retry=...)") if "retry" in options else None,
                 time_limit_s=None if time_limit is None else seconds_of(time_limit, "time_limit="),
             ),
             reply=options.get("reply", True),
@@ -224,9 +224,7 @@ def _check_options(options: TaskOptions) -> None:
         _check_task_name(options["name"])
     if options.get("queue") is not None:
         check_queue_name(options["queue"])
-    retry = options.get("retry")
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        raise InvalidOption(f"@task(retry=...) takes a RetryPolicy, not {retry!r}.")
+    policies_of(options.get("retry"), "@task(retry=...)")
     if not isinstance(options.get("reply", True), bool):
         raise InvalidOption(f"@task(reply=...) takes True or False, not {options['reply']!r}.")
     time_limit = options.get("time_limit")

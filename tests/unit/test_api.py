@@ -17,6 +17,7 @@ PUBLIC = [
     "BrokerError",
     "Exponential",
     "Fixed",
+    "Linear",
     "NotSent",
     "PartlySent",
     "Progress",

@@ -198,7 +198,7 @@ def test_a_task_knows_how_it_runs(app: TaskRegistry):
     @app.task
     async def plain() -> None: ...
 
-    assert (work.is_async, work.pass_context, work.run) == (False, True, RunOptions(policy, 30.0))
+    assert (work.is_async, work.pass_context, work.run) == (False, True, RunOptions((policy,), 30.0))
     assert (plain.is_async, plain.pass_context, plain.run) == (True, False, RunOptions())
 
 

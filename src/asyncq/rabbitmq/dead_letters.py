@@ -22,7 +22,7 @@ from pamqp import commands
 
 from asyncq.broker import Address, DeadLetter, DeadLetterRecord, Queue
 from asyncq.errors import BrokerError, NotSent, Unroutable
-from asyncq.message import UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
+from asyncq.message import FIRST_AT, UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
 from asyncq.outcome import Failure
 from asyncq.rabbitmq.common_errors import no_dead_letters
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
@@ -163,8 +163,9 @@ def _dead_letter(got: DeliveredMessage) -> DeadLetter:
 
 def letter_of(message: Message, record: DeadLetterRecord) -> Message:
     """Return the copy of a message that is parked."""
-    # A dead letter may be sent back by other tools: it must not find its patience for an unknown task used up.
-    return copy_of(message, headers=record_headers(record), drop=(UNKNOWN_SINCE,))
+    # A dead letter may be sent back by other tools: it must not find its patience for an unknown task used up, nor
+    # the time for its retries.
+    return copy_of(message, headers=record_headers(record), drop=(UNKNOWN_SINCE, FIRST_AT))
 
 
 def record_headers(record: DeadLetterRecord) -> Headers:

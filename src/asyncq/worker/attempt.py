@@ -20,6 +20,7 @@ from typing import Any, Literal
 from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
+from asyncq.message import first_at_ms_of
 from asyncq.task import Task
 
 __all__ = [
@@ -98,6 +99,7 @@ class Attempt:
         limits: How long it may take.
 
     Attributes:
+        began_ms: When it began, in milliseconds since the epoch.
         code: The asyncio task that runs the code; None for a thread.
         interrupted: Why it was told to stop, if it was.
         finished: Whether the code has come to an end.
@@ -115,6 +117,7 @@ class Attempt:
         "_started",
         "_timer",
         "_waiter",
+        "began_ms",
         "code",
         "context",
         "delivery",
@@ -147,6 +150,7 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self._clock = clock = limits.clock
         self._started = clock.monotonic()
+        self.began_ms = clock.now_ms()
         self._timer = clock.call_later(min(limits.limit_s, _LEASE_WATCH_AFTER_S), self._look)
 
     @property
@@ -158,6 +162,17 @@ class Attempt:
     def seconds(self) -> float:
         """How long it has run."""
         return self._clock.monotonic() - self._started
+
+    @property
+    def first_ms(self) -> int:
+        """When the first attempt that failed began, in milliseconds since the epoch; this one, where none did."""
+        # A time from the future comes from a clock that is ahead: it must not give the retries more time.
+        return min(first_at_ms_of(self.delivery.message) or self.began_ms, self.began_ms)
+
+    @property
+    def since_first_s(self) -> float:
+        """How long ago that was, in seconds."""
+        return max(0, self._clock.now_ms() - self.first_ms) / 1000
 
     async def ending(self) -> Ending:
         """Wait for the end, as far as a slot is concerned."""

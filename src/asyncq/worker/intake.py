@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
-from asyncq.message import CONTENT_TYPE_JSON, Message, attempt_of, unknown_since_ms_of
+from asyncq.message import CONTENT_TYPE_JSON, Message, attempt_of, first_at_ms_of, unknown_since_ms_of
 from asyncq.outcome import Deferred, Failed, Failure, Outcome, Rejected
 from asyncq.worker.attempt import AnyTask
 
@@ -77,6 +77,7 @@ class Intake:
         attempt = 1
         try:
             attempt = attempt_of(message)
+            first_at_ms_of(message)  # read after the run only, and malformed it must be refused before
             _check_form(message)
             task = self._tasks.get(message.type)
             if task is None:

@@ -80,7 +80,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
 
 def _details(outcome: Outcome) -> dict[str, object]:
     match outcome:
-        case RetryLater(failure, delay_s, _):
+        case RetryLater(failure, delay_s):
             return {"delay_s": round(delay_s, 3), **_error(failure)}
         case Snoozed(delay_s) | Deferred(_, delay_s):
             return {"delay_s": round(delay_s, 3)}

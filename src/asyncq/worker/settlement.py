@@ -18,7 +18,7 @@ from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
 from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
 from asyncq.loggers import get_logger
-from asyncq.message import ATTEMPT, DUE_AT, UNKNOWN_SINCE, ReplyType, copy_of
+from asyncq.message import ATTEMPT, DUE_AT, FIRST_AT, UNKNOWN_SINCE, HeaderValue, ReplyType, copy_of, first_at_ms_of
 from asyncq.outcome import (
     Cancelled,
     Deferred,
@@ -74,18 +74,11 @@ class Settlement:
             return LostLease()
 
     async def _settle(self, executed: Executed, outcome: Outcome) -> Outcome:
-        attempt = executed.number
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater(_, delay_s, at_most_s):
-                headers = {ATTEMPT: attempt + 1}
-                return await self._run_again(executed, outcome, headers, Delay(delay_s, at_most_s))
-            case Snoozed(delay_s):
-                return await self._run_again(executed, outcome, {ATTEMPT: attempt}, Delay(delay_s))
-            case Deferred(since_ms, delay_s):
-                headers = {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
-                return await self._run_again(executed, outcome, headers, Delay(delay_s))
+            case RetryLater() | Snoozed() | Deferred():
+                return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._bury(executed, ReplyType.FAILED, failure, reason)
             case Rejected(failure, reason):
@@ -109,11 +102,13 @@ class Settlement:
         await delivery.ack()
         return outcome
 
-    async def _run_again(self, executed: Executed, outcome: Outcome, headers: dict[str, int], delay: Delay) -> Outcome:
+    async def _run_again(self, executed: Executed, outcome: RetryLater | Snoozed | Deferred) -> Outcome:
         """Publish the copy that runs later; where that cannot be, a dead letter with the task's own error."""
         delivery = executed.delivery
+        delay = Delay(outcome.delay_s, outcome.at_most_s if isinstance(outcome, RetryLater) else None)
         due_ms = self._clock.now_ms() + int(delay.seconds * 1000)
-        copy = copy_of(delivery.message, headers={**headers, DUE_AT: due_ms}, drop=(UNKNOWN_SINCE,))
+        headers = {**self._next_headers(executed, outcome), DUE_AT: due_ms}
+        copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE,))
         try:
             await self._publishing.copy(delivery, copy, delay)
         except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: the ladder is not so long
@@ -121,6 +116,19 @@ class Settlement:
             return await self._settle(executed, Failed(failure, f"could not be published again: {error}"))
         await delivery.ack(hold=executed.hold)
         return outcome
+
+    def _next_headers(self, executed: Executed, outcome: RetryLater | Snoozed | Deferred) -> dict[str, HeaderValue]:
+        attempt = executed.number
+        match outcome:
+            case RetryLater(first_ms=first_ms):
+                return {ATTEMPT: attempt + 1, **({} if first_ms is None else {FIRST_AT: first_ms})}
+            case Snoozed(delay_s):
+                first_ms = first_at_ms_of(executed.delivery.message)
+                # A snooze must not use up the time that the policy gives to retries.
+                moved = {} if first_ms is None else {FIRST_AT: first_ms + round(delay_s * 1000)}
+                return {ATTEMPT: attempt, **moved}
+            case Deferred(since_ms):
+                return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""

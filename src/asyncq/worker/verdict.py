@@ -1,17 +1,23 @@
-"""From how the code ended to the attempt's outcome: signals, time limit, retry policy.
+"""From how the code ended to the attempt's outcome: signals, time limit, retry policies.
 
-Pure. Invariant: every ending has an outcome, and a result that does not fit is never retried: the work was done.
+Pure, but for the log when a policy's `when=` fails. Invariant: every ending has an outcome, and a result that does not
+fit is never retried: the work was done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from asyncq.errors import ResultNotSerialisable, TimeLimitExceeded
+from asyncq.loggers import get_logger
 from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome, Rejected, RetryLater, Snoozed, Succeeded
-from asyncq.retry import RetryPolicy
+from asyncq.retry import RetryPolicy, leaves_of, policy_for
 from asyncq.signals import Reject, Retry, Signal, Snooze
 from asyncq.worker.attempt import Attempt, Ending, LeaseGone, Overdue, Raised, Returned
 
 __all__ = ["decide"]
+
+log = get_logger("asyncq.worker")
 
 _STANDARD_POLICY = RetryPolicy()
 
@@ -28,8 +34,9 @@ def decide(attempt: Attempt, ending: Ending, default_retry: RetryPolicy | None) 
         case Returned(value):
             return _succeeded(attempt, value)
         case Raised(error):
-            if isinstance(error, Signal):
-                return _signalled(attempt, error, default_retry)
+            signal = _signal_in(error)
+            if signal is not None:
+                return _signalled(attempt, signal, error, default_retry)
             if attempt.interrupted is not None:
                 return _interrupted(attempt, error)
             return _failed(attempt, error)
@@ -49,34 +56,60 @@ def _succeeded(attempt: Attempt, value: object) -> Outcome:
         return Failed(Failure.of(error), "result not serialisable")
 
 
-def _signalled(attempt: Attempt, signal: Signal, default_retry: RetryPolicy | None) -> Outcome:
+def _signal_in(error: BaseException) -> Signal | None:
+    """Return the signal that was raised, or that came out of an `asyncio.TaskGroup` in an exception group.
+
+    Of several, a Reject wins over a Retry, the longest delay over shorter ones. A Snooze beside an error is not
+    obeyed: it counts no attempt, so the error could come back for ever and nobody would hear of it.
+    """
+    leaves = list(leaves_of(error))
+    for kind in (Reject, Retry):
+        signals = [leaf for leaf in leaves if isinstance(leaf, kind)]
+        if signals:
+            return max(signals, key=_delay_s)
+    if all(isinstance(leaf, Signal) for leaf in leaves):
+        return max((leaf for leaf in leaves if isinstance(leaf, Signal)), key=_delay_s)
+    return None
+
+
+def _delay_s(signal: Signal) -> float:
+    return signal.after_s or 0.0 if isinstance(signal, (Retry, Snooze)) else 0.0
+
+
+def _signalled(attempt: Attempt, signal: Signal, raised: BaseException, default_retry: RetryPolicy | None) -> Outcome:
     match signal:
         case Retry():
-            return _retried(attempt, signal, attempt.task.run.retry or default_retry or _STANDARD_POLICY)
+            return _retried(attempt, signal, raised, default_retry)
         case Snooze():
             return Snoozed(signal.after_s)
         case Reject():
-            return Rejected(Failure.of(signal), str(signal.reason))
+            return Rejected(Failure.of(signal if _is_alone(signal, raised) else raised), str(signal.reason))
         case _:
             return _failed(attempt, signal)
 
 
-def _retried(attempt: Attempt, signal: Retry, policy: RetryPolicy) -> Outcome:
-    failure = Failure.of(_cause_of(signal))
-    if attempt.number >= policy.max_attempts:
-        return Failed(failure, "attempts exhausted")
-    if signal.after_s is not None:
-        return RetryLater(failure, signal.after_s, None)
-    return RetryLater(failure, policy.delay_s(attempt.number), policy.backoff.cap_s)
+def _retried(attempt: Attempt, signal: Retry, raised: BaseException, default_retry: RetryPolicy | None) -> Outcome:
+    cause = _cause_of(signal)
+    failure = Failure.of((cause or signal) if _is_alone(signal, raised) else raised)
+    policies = attempt.task.run.retry or (default_retry or _STANDARD_POLICY,)
+    policy = policies[0]
+    if cause is not None:
+        try:
+            policy = policy_for(policies, cause) or policy
+        except BaseException:
+            log.exception("when= of a retry policy failed, so the task's first policy holds", task=attempt.task.name)
+    return _again(attempt, failure, policy, signal.after_s)
 
 
-def _cause_of(signal: Retry) -> BaseException:
+def _is_alone(signal: Signal, raised: BaseException) -> bool:
+    return list(leaves_of(raised)) == [signal]
+
+
+def _cause_of(signal: Retry) -> BaseException | None:
     """What the task ran into: `from exc`, or the exception that was being handled when it raised the signal."""
     if signal.__cause__ is not None:
         return signal.__cause__
-    if signal.__context__ is not None and not signal.__suppress_context__:
-        return signal.__context__
-    return signal
+    return None if signal.__suppress_context__ else signal.__context__
 
 
 def _interrupted(attempt: Attempt, error: BaseException | None) -> Outcome:
@@ -93,11 +126,39 @@ def _interrupted(attempt: Attempt, error: BaseException | None) -> Outcome:
 
 
 def _failed(attempt: Attempt, error: BaseException) -> Outcome:
-    policy, failure = attempt.task.run.retry, Failure.of(error)
-    if policy is None:
+    policies: Sequence[RetryPolicy] = attempt.task.run.retry or ()
+    failure = Failure.of(error)
+    if not policies:
         return Failed(failure, "no retry policy")
-    if not policy.matches(error):
+    try:
+        policy = policy_for(policies, error)
+    except BaseException as broken:
+        log.exception("when= of a retry policy failed, so there is no retry", task=attempt.task.name)
+        return Failed(failure, f"when= of the retry policy failed: {_in_words(broken)}")
+    if policy is None:
         return Failed(failure, "not retried by the policy")
+    return _again(attempt, failure, policy, None)
+
+
+def _again(attempt: Attempt, failure: Failure, policy: RetryPolicy, after_s: float | None) -> Outcome:
+    """Return the retry that the policy allows, or the failure that says why it does not.
+
+    Args:
+        attempt: The one that failed.
+        failure: What is recorded of it.
+        policy: Its attempts and its time bound every retry.
+        after_s: The exact delay that the task has asked for; None for the policy's backoff.
+    """
     if attempt.number >= policy.max_attempts:
         return Failed(failure, "attempts exhausted")
-    return RetryLater(failure, policy.delay_s(attempt.number), policy.backoff.cap_s)
+    left_s = policy.left_s(attempt.since_first_s)
+    delay_s = policy.delay_s(attempt.number) if after_s is None else after_s
+    if delay_s > left_s:
+        return Failed(failure, "time for retries exhausted")
+    at_most_s = min(policy.backoff.cap_s, left_s) if after_s is None else None
+    return RetryLater(failure, delay_s, at_most_s, attempt.first_ms)
+
+
+def _in_words(error: BaseException) -> str:
+    record = Failure.of(error)
+    return f"{record.type}: {record.message}"
