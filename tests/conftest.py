@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support import GivenBroker, VhostManagement, given_broker
 
+pytest_plugins = ["pytester"]  # the pytest plugin is tested by it, in tests/testing
+
 VERSIONS = [
     version.strip() for version in os.environ.get("ASYNCQ_TEST_VERSIONS", "3.10,4.3").split(",") if version.strip()
 ]

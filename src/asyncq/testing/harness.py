@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from asyncq.app import AsyncQ
 from asyncq.errors import ResultTimeout
@@ -92,17 +93,12 @@ class Harness:
             AssertionError: It was not idle in time; the message says what still ran, and what to do.
         """
         __tracebackhide__ = True
-        async with self._in_time(timeout):
-            while True:
-                await self._settle()
-                if not self.clock.jump():
-                    return
+        await self._in_time(timeout, self._until_idle())
 
     async def settle(self, timeout: float = _SETTLE_TIMEOUT_S) -> None:
         """Wait until the app is idle, without moving the clock. Arguments and errors as for `run_until_idle`."""
         __tracebackhide__ = True
-        async with self._in_time(timeout):
-            await self._settle()
+        await self._in_time(timeout, self._settle())
 
     # --- life
 
@@ -233,13 +229,18 @@ class Harness:
             if not (self.clock.is_jumping and self.clock.jump()):
                 await self._next_change()
 
-    @asynccontextmanager
-    async def _in_time(self, timeout: float) -> AsyncIterator[None]:
+    async def _until_idle(self) -> None:
+        await self._settle()
+        while self.clock.jump():
+            await self._settle()
+
+    async def _in_time(self, timeout: float, work: Coroutine[Any, Any, None]) -> None:
+        __tracebackhide__ = True
         began = self.clock.now()
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                yield
+                await work
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -15,7 +15,7 @@ pytest loads it by its entry point, so it imports nothing of asyncq before a tes
 
 The app is opened inside the test's own coroutine, not in an async fixture: so it works in the event loop of whatever
 runs the test, pytest-asyncio in both its modes and anyio's plugin alike. It is therefore open in the test's body,
-and not in fixtures: a fixture that has to send takes `asyncq.testing.harness.running` instead.
+and not yet in fixtures.
 
 Invariant: when the test ends, however it ends, its item and its app are as they were before.
 """
@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the ini options."""
     parser.addini(_APP, "The app under test, as MODULE:APP, for example shop.tasks:app.")
     parser.addini(_VERSION, "The RabbitMQ version of the fixture asyncq_rabbitmq, for example 4.3; by default any.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, object, object]:
+    """Tell a fixture that sends too early what is wrong."""
+    try:
+        return (yield)
+    except Exception as error:
+        if type(error).__name__ == "NotOpen" and "asyncq_harness" in request.fixturenames:
+            error.add_note(
+                "The app under test is open in the test itself, not yet in its fixtures. Send in the test; or let the "
+                "fixture return an `async def` function that sends, and await that in the test."
+            )
+        raise
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ class SentTask:
 
     Attributes:
         task: Its name on the wire.
-        arguments: By name, as the task gets them; as JSON values where the app does not have the task.
+        arguments: By name, as the task gets them, defaults included; as JSON values where the app does not have the
+            task.
         queue: Where it was sent.
         delay: In how many seconds it was to run; None for at once.
         task_id: Its id.
@@ -217,8 +218,9 @@ def _arguments(task: AnyTask | None, body: bytes) -> Mapping[str, Any]:
         args, kwargs = task.arguments.decode(body)
     except (MalformedMessage, ValueError):  # pydantic's own error is a ValueError; the worker will say what is wrong
         return _as_json(body)
-    names = [parameter.name for parameter in task.arguments.parameters]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    parameters = task.arguments.parameters
+    given = {**dict(zip([item.name for item in parameters], args, strict=False)), **kwargs}
+    return {item.name: given.get(item.name, item.default) for item in parameters}
 
 
 def _as_json(body: bytes) -> Mapping[str, Any]:
