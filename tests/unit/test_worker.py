@@ -109,16 +109,18 @@ async def test_an_async_task_that_ignores_the_drain_is_counted_as_abandoned() ->
                 await release.wait()
 
     worker = make_worker(kit, drain_timeout_s=0)
-    async with running(worker) as task:
-        kit.broker.put("work", make_message("stubborn"))
-        await started.wait()
-        worker.stop()
-        await eventually(lambda: kit.clock.next_due_s == _GRACE_S, message="it was told to stop")
-        await kit.clock.advance(_GRACE_S)
-        assert await asyncio.wait_for(task, 10) == 0
-    assert worker.threads_abandoned == 1
-    assert kit.node.count("work") == 1
-    release.set()
+    try:
+        async with running(worker) as task:
+            kit.broker.put("work", make_message("stubborn"))
+            await started.wait()
+            worker.stop()
+            await eventually(lambda: kit.clock.next_due_s == _GRACE_S, message="it was told to stop")
+            await kit.clock.advance(_GRACE_S)
+            assert await asyncio.wait_for(task, 10) == 0
+        assert worker.threads_abandoned == 1
+        assert kit.node.count("work") == 1
+    finally:
+        release.set()
     await eventually(lambda: worker.threads_abandoned == 0)
 
 
