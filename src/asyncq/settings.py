@@ -19,6 +19,8 @@ class Settings(BaseSettings):
         broker_url: `amqp://user:password@host:5672/vhost`, or `amqps://`. Several, separated by commas, are
             tried in turn. `memory://` is a broker in this process, for tests and for trying things out.
         namespace: The prefix of asyncq's own exchanges and queues.
+        declare: Whether an app declares exchanges and queues. Without it they must stand: `asyncq topology apply`,
+            run by who may, declares them.
         heartbeat_s: The AMQP heartbeat, in seconds.
         connect_timeout_s: How long opening waits for the broker, in seconds.
         publish_timeout_s: How long a publish waits for the broker's confirm, in seconds.
@@ -38,6 +40,7 @@ class Settings(BaseSettings):
 
     broker_url: str = "amqp://guest:guest@localhost:5672/"
     namespace: str = Field(default="asyncq", pattern=r"^[A-Za-z0-9_-]{1,40}$")
+    declare: bool = True
     heartbeat_s: int = Field(default=10, ge=1, le=600)
     connect_timeout_s: float = Field(default=10.0, gt=0)
     publish_timeout_s: float = Field(default=30.0, gt=0)

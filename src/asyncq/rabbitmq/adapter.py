@@ -30,7 +30,7 @@ from asyncq.rabbitmq.administration import Administration
 from asyncq.rabbitmq.connection import ConnectOptions, connection_name, parse_urls
 from asyncq.rabbitmq.consumer import RabbitSubscription
 from asyncq.rabbitmq.dead_letters import RabbitDeadLetters
-from asyncq.rabbitmq.delay import Ladder
+from asyncq.rabbitmq.delay import Ladder, unbound_path
 from asyncq.rabbitmq.link import Link
 from asyncq.rabbitmq.properties import properties_from
 from asyncq.rabbitmq.publisher import Publisher, Target
@@ -74,8 +74,8 @@ class RabbitMQ:
         self._consuming = Link(connection_name(identity, "consume"), self._options)
         self._consuming_opened = False
         self._consuming_lock = asyncio.Lock()
-        self._publisher = Publisher(self._publishing, self._settings.max_message_bytes, self._declare_all)
-        self._ladder = Ladder(self._names, self._administration.channel)
+        self._publisher = Publisher(self._publishing, self._settings.max_message_bytes, self._declare_missing)
+        self._ladder = Ladder(self._names, self._administration.channel, may_declare=self._settings.declare)
         await self._publishing.open()
         try:
             await self._declare_all()
@@ -109,10 +109,22 @@ class RabbitMQ:
     async def ensure(self, queues: Collection[QueueSpec]) -> None:
         """See `asyncq.broker.Broker.ensure`."""
         plans = [queue_plan(self._names, spec) for spec in queues]
+        if not self._settings.declare:
+            return  # the names are checked; what stands is for `asyncq topology verify` to say
         await apply(self._administration.channel, tuple(part for plan in plans for part in plan))
         self._specs.update({spec.name: spec for spec in queues})
 
+    async def _declare_missing(self) -> None:
+        if not self._settings.declare:
+            raise BrokerError(
+                "This app declares nothing (declare=False, ASYNCQ_DECLARE). `asyncq topology apply MODULE:APP` "
+                "declares what it needs, and `asyncq topology verify MODULE:APP` says what is missing."
+            )
+        await self._declare_all()
+
     async def _declare_all(self) -> None:
+        if not self._settings.declare:
+            return
         plan = base_plan(self._names)
         for spec in self._specs.values():
             plan = (*plan, *queue_plan(self._names, spec))
@@ -171,6 +183,8 @@ class RabbitMQ:
                 await self._publisher.publish(message.body, properties, target, timeout_s=left_s)
             except Unroutable:
                 if last_try:
+                    if not self._settings.declare:
+                        raise unbound_path(queue) from None
                     raise
                 self._ladder.forget(generation)  # a part of the ladder was deleted: it came back, so once more
             else:

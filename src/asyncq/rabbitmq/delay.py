@@ -59,15 +59,22 @@ import asyncio
 import aiormq.exceptions as amqp
 
 from asyncq.broker import Delay
+from asyncq.errors import AccessRefused, NotSent, QueueGone, Unroutable
 from asyncq.queue_names import check_queue_name
 from asyncq.rabbitmq.common_errors import no_destination
-from asyncq.rabbitmq.declarations import Declaration
+from asyncq.rabbitmq.declarations import (
+    BindingDeclaration,
+    Declaration,
+    ExchangeDeclaration,
+    Plan,
+    QueueDeclaration,
+)
 from asyncq.rabbitmq.delay_routing import entry_key, path_plan, rounded_units
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.topology import Names, OpenChannel, apply, destination_binding
 from asyncq.rabbitmq.undisturbed import undisturbed
 
-__all__ = ["Ladder", "check_destination"]
+__all__ = ["Ladder", "check_destination", "unbound_path"]
 
 
 class Ladder:
@@ -85,11 +92,13 @@ class Ladder:
     Args:
         names: The names of what asyncq declares.
         open_channel: Gives a fresh channel of the administration connection.
+        may_declare: Otherwise a path must stand: its queues and exchanges are looked for, and nothing is declared.
     """
 
-    def __init__(self, names: Names, open_channel: OpenChannel) -> None:
+    def __init__(self, names: Names, open_channel: OpenChannel, *, may_declare: bool = True) -> None:
         self._names = names
         self._open_channel = open_channel
+        self._may_declare = may_declare
         self._standing: set[Declaration] = set()
         self._generation = 0
         self._declaring = asyncio.Lock()
@@ -115,6 +124,7 @@ class Ladder:
             InvalidQueueName: A queue of this name cannot be on the ladder.
             InvalidOption: The delay is no number, or longer than the ladder.
             Unroutable: There is no such queue.
+            NotSent: A part of the path is missing, and this process may not declare it.
             TopologyMismatch: A part of the ladder exists with other arguments.
             BrokerError: The broker could not be asked, or refused.
         """
@@ -129,7 +139,10 @@ class Ladder:
                 if destination not in standing:
                     await check_destination(self._open_channel, queue)
                 missing = tuple(part for part in (*path, destination) if part not in standing)
-                await apply(self._open_channel, missing)
+                if self._may_declare:
+                    await apply(self._open_channel, missing)
+                else:
+                    await check_path(self._open_channel, missing, queue)
                 standing.update(missing)
         return entry_key(units, queue)
 
@@ -152,16 +165,62 @@ async def check_destination(open_channel: OpenChannel, queue: str) -> None:
         Unroutable: It does not.
         BrokerError: The broker could not be asked.
     """
-    await undisturbed(_check_destination(open_channel, queue))
+    try:
+        await check_exists(open_channel, QueueDeclaration(queue))
+    except QueueGone:
+        raise no_destination(queue) from None
 
 
-async def _check_destination(open_channel: OpenChannel, queue: str) -> None:
-    doing = f"looking for queue {queue!r}"
+async def check_path(open_channel: OpenChannel, plan: Plan, queue: str) -> None:
+    """Return if the queues and exchanges of a path exist. Bindings cannot be looked for.
+
+    Raises:
+        NotSent: One does not exist.
+        BrokerError: The broker could not be asked.
+    """
+    for part in plan:
+        if isinstance(part, BindingDeclaration):
+            continue
+        try:
+            await check_exists(open_channel, part)
+        except QueueGone:
+            raise NotSent(_incomplete(queue, f"{part} of the delay ladder")) from None
+        except AccessRefused:
+            pass  # RabbitMQ 4.3 shows it only to who has a permission on it; a publisher needs none
+
+
+def unbound_path(queue: str) -> Unroutable:
+    """Return the error for a message that the ladder did not let in, where this process may not declare."""
+    return Unroutable(_incomplete(queue, "the binding by which it would enter the delay ladder"))
+
+
+def _incomplete(queue: str, missing: str) -> str:
+    return (
+        f"No delayed message was sent to queue {queue!r}: {missing} is missing, and this app declares nothing "
+        "(declare=False, ASYNCQ_DECLARE). `asyncq topology apply MODULE:APP --delays` declares the whole ladder."
+    )
+
+
+async def check_exists(open_channel: OpenChannel, part: QueueDeclaration | ExchangeDeclaration) -> None:
+    """Return if a queue or an exchange exists, whatever its arguments are.
+
+    Raises:
+        QueueGone: It does not.
+        BrokerError: The broker could not be asked.
+    """
+    await undisturbed(_check_exists(open_channel, part))
+
+
+async def _check_exists(open_channel: OpenChannel, part: QueueDeclaration | ExchangeDeclaration) -> None:
+    doing = f"looking for {part}"
     try:
         async with open_channel() as channel:
-            await channel.queue_declare(queue, passive=True)
-    except amqp.ChannelNotFoundEntity:
-        raise no_destination(queue) from None
+            if isinstance(part, QueueDeclaration):
+                await channel.queue_declare(part.name, passive=True)
+            else:
+                await channel.exchange_declare(part.name, passive=True)
+    except amqp.ChannelNotFoundEntity as error:
+        raise QueueGone(f"There is no {part}.") from error
     except asyncio.CancelledError as error:
         reraise_if_cancelled()
         raise operation_error(ConnectionError(*error.args), doing) from error

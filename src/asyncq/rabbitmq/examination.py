@@ -20,8 +20,8 @@ __all__ = ["MISSING", "Difference", "Grant", "compare", "in_words", "missing_gra
 
 MISSING = "`asyncq topology apply MODULE:APP` declares it, and so does the start of an app that may."
 
-# Arguments of a queue that RabbitMQ compares when it is declared again; others it ignores. `x-consumer-timeout` since
-# RabbitMQ 4.
+# Arguments of a queue that RabbitMQ compares when it is declared again; others it ignores. Tried on 3.10 and 4.3; of
+# `x-consumer-timeout` 3.10 knows nothing.
 _COMPARED = frozenset(
     {
         "x-consumer-timeout",
