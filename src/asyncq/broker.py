@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from asyncq.errors import PublishError
+from asyncq.history import FailedAttempt
 from asyncq.message import Message
 from asyncq.outcome import Failure
 
@@ -311,6 +312,7 @@ class DeadLetterRecord:
         attempts: How often it ran.
         queue: The task queue.
         worker: Host and process id.
+        history: The last attempts that failed, oldest first, this one included; at most 10, and 8 KB.
     """
 
     failure: Failure
@@ -319,6 +321,7 @@ class DeadLetterRecord:
     attempts: int
     queue: str
     worker: str
+    history: tuple[FailedAttempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ __all__ = [
     "CONTENT_TYPE_JSON",
     "DUE_AT",
     "FIRST_AT",
+    "HISTORY",
     "MAX_HEADERS_BYTES",
     "PARENT_ID",
     "RESERVED_HEADER_PREFIX",
@@ -48,6 +49,7 @@ ATTEMPT = "asyncq-attempt"
 UNKNOWN_SINCE = "asyncq-unknown-since"
 DUE_AT = "asyncq-due-at"
 FIRST_AT = "asyncq-first-at"
+HISTORY = "asyncq-history"
 ROOT_ID = "asyncq-root-id"
 PARENT_ID = "asyncq-parent-id"
 MAX_HEADERS_BYTES = 64 * 1024

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from asyncq.broker import Delay
-from asyncq.message import ATTEMPT, FIRST_AT
+from asyncq.context import TaskContext
+from asyncq.history import FailedAttempt, history_of, history_text
+from asyncq.message import ATTEMPT, FIRST_AT, HISTORY, MAX_HEADERS_BYTES, headers_size
 from asyncq.outcome import Failed, Outcome, Rejected, RetryLater, Snoozed
 from asyncq.retry import Exponential, Fixed, RetryPolicy
 from asyncq.signals import Reject, Retry, Snooze
@@ -291,6 +293,68 @@ async def test_a_snooze_beside_an_error_is_not_obeyed() -> None:
     """It counts no attempt: the error could come back for ever, and nobody would hear of it."""
     raised = await raised_by_task_group(Snooze(5), ConnectionError("x"))
     assert reason_of(await outcome_of(raised)) == "no retry policy"
+
+
+# --- history
+
+
+async def test_retries_and_the_dead_letter_carry_the_history_of_the_attempts() -> None:
+    """Type, message, time, worker and number of each, the last one included."""
+    kit = await make_kit()
+
+    @kit.task(retry=RetryPolicy(max_attempts=3), pass_context=True)
+    async def work(ctx: TaskContext) -> None:
+        raise ConnectionError(f"number {ctx.attempt}")
+
+    begin_ms = kit.clock.now_ms()
+    headers: dict[str, Any] = {}
+    for _ in range(2):
+        headers = await run_and_settle(kit, **headers)
+        kit.clock.move(10)
+    executed = await kit.execution.execute(kit.delivery("work", headers=headers))
+    await kit.settlement.settle(executed)
+    (letter,) = await kit.letters()
+    assert letter.record is not None
+    assert letter.record.history == tuple(
+        FailedAttempt(
+            attempt=number,
+            failed_at_ms=begin_ms + (number - 1) * 10_000,
+            type="builtins.ConnectionError",
+            message=f"number {number}",
+            worker="host:1",
+        )
+        for number in (1, 2, 3)
+    )
+
+
+async def test_a_snooze_keeps_the_history_and_adds_nothing() -> None:
+    """It is no failure."""
+    kit = await kit_with(Snooze(5))
+    history = history_text([FailedAttempt(1, 2, "t", "m", "w")])
+    assert (await run_and_settle(kit, **{ATTEMPT: 2, HISTORY: history}))[HISTORY] == history
+
+
+@pytest.mark.parametrize("foreign", ["yesterday", 7, b"\xff", {"a": 1}])
+async def test_a_foreign_history_that_cannot_be_read_is_replaced(foreign: object) -> None:
+    """It is no reason to refuse the message."""
+    kit = await kit_with(ConnectionError("x"), retry=RetryPolicy())
+    headers = await run_and_settle(kit, **{HISTORY: foreign})
+    assert [entry.message for entry in history_of(headers)] == ["x"]
+
+
+async def test_headers_stay_within_their_limit_with_the_largest_history_and_error() -> None:
+    """Foreign headers make room; what says why the message is here stays."""
+    history = tuple(FailedAttempt(number, 2, "t" * 200, "\0" * 500, "w" * 200) for number in range(10))
+    kit = await kit_with(ConnectionError("\0" * 100_000))
+    executed = await kit.execution.execute(
+        kit.delivery("work", headers={HISTORY: history_text(history), "mine": "x" * 60_000})
+    )
+    await kit.settlement.settle(executed)
+    (letter,) = await kit.letters()
+    assert headers_size(letter.message.headers) <= MAX_HEADERS_BYTES
+    assert letter.record is not None
+    assert letter.record.history[-1].type == "builtins.ConnectionError"
+    assert len(letter.record.history) > 1
 
 
 # --- settlement

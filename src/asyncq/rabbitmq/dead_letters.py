@@ -22,7 +22,8 @@ from pamqp import commands
 
 from asyncq.broker import Address, DeadLetter, DeadLetterRecord, Queue
 from asyncq.errors import BrokerError, NotSent, Unroutable
-from asyncq.message import FIRST_AT, UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
+from asyncq.history import history_of, history_text
+from asyncq.message import FIRST_AT, HISTORY, UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
 from asyncq.outcome import Failure
 from asyncq.rabbitmq.common_errors import no_dead_letters
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
@@ -179,6 +180,7 @@ def record_headers(record: DeadLetterRecord) -> Headers:
         ATTEMPTS: record.attempts,
         QUEUE: record.queue,
         WORKER: record.worker,
+        **({HISTORY: history_text(record.history)} if record.history else {}),
     }
 
 
@@ -196,4 +198,6 @@ def record_from(headers: Headers) -> DeadLetterRecord | None:
         return None
     kind, message, traceback, reason, queue, worker = (str(text) for text in texts)
     failed_at_ms, attempts = (int(number) for number in numbers if number is not None)
-    return DeadLetterRecord(Failure(kind, message, traceback), reason, failed_at_ms, attempts, queue, worker)
+    return DeadLetterRecord(
+        Failure(kind, message, traceback), reason, failed_at_ms, attempts, queue, worker, history_of(headers)
+    )

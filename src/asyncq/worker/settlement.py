@@ -17,8 +17,19 @@ from __future__ import annotations
 from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
 from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
+from asyncq.history import FailedAttempt, history_of, history_text
 from asyncq.loggers import get_logger
-from asyncq.message import ATTEMPT, DUE_AT, FIRST_AT, UNKNOWN_SINCE, HeaderValue, ReplyType, copy_of, first_at_ms_of
+from asyncq.message import (
+    ATTEMPT,
+    DUE_AT,
+    FIRST_AT,
+    HISTORY,
+    UNKNOWN_SINCE,
+    HeaderValue,
+    ReplyType,
+    copy_of,
+    first_at_ms_of,
+)
 from asyncq.outcome import (
     Cancelled,
     Deferred,
@@ -120,8 +131,9 @@ class Settlement:
     def _next_headers(self, executed: Executed, outcome: RetryLater | Snoozed | Deferred) -> dict[str, HeaderValue]:
         attempt = executed.number
         match outcome:
-            case RetryLater(first_ms=first_ms):
-                return {ATTEMPT: attempt + 1, **({} if first_ms is None else {FIRST_AT: first_ms})}
+            case RetryLater(failure, first_ms=first_ms):
+                history = history_text(self._history(executed, failure, self._clock.now_ms()))
+                return {ATTEMPT: attempt + 1, HISTORY: history, **({} if first_ms is None else {FIRST_AT: first_ms})}
             case Snoozed(delay_s):
                 first_ms = first_at_ms_of(executed.delivery.message)
                 # A snooze must not use up the time that the policy gives to retries.
@@ -129,6 +141,11 @@ class Settlement:
                 return {ATTEMPT: attempt, **moved}
             case Deferred(since_ms):
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
+
+    def _history(self, executed: Executed, failure: Failure, now_ms: int) -> tuple[FailedAttempt, ...]:
+        """Return the attempts that failed, this one included."""
+        last = FailedAttempt.of(failure, attempt=executed.number, failed_at_ms=now_ms, worker=self._worker)
+        return (*history_of(executed.delivery.message.headers), last)
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
@@ -148,14 +165,15 @@ class Settlement:
 
     async def _bury(self, executed: Executed, kind: str, failure: Failure, reason: str) -> None:
         """Put the message with its error among the dead letters, tell the sender, ack."""
-        delivery = executed.delivery
+        delivery, now_ms = executed.delivery, self._clock.now_ms()
         record = DeadLetterRecord(
             failure=failure,
             reason=reason,
-            failed_at_ms=self._clock.now_ms(),
+            failed_at_ms=now_ms,
             attempts=executed.number,
             queue=delivery.queue,
             worker=self._worker,
+            history=self._history(executed, failure, now_ms),
         )
         try:
             await self._publishing.dead_letter(delivery, record)
