@@ -159,7 +159,7 @@ async def test_stop_hands_back_what_was_not_started_and_counts_nothing(bench: Be
         ids = await put(broker, 4)
         async with broker.consume(QUEUE, slots=3) as subscription:
             (started,) = await take(subscription, 1)
-            await asyncio.sleep(0.1)  # by now the others have arrived, and nobody has asked for them
+            await asyncio.sleep(0.3)  # by now the others have arrived, and nobody has asked for them
             await subscription.stop()
             with pytest.raises(StopAsyncIteration):
                 await anext(aiter(subscription))
