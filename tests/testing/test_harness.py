@@ -453,6 +453,44 @@ async def test_a_task_that_waits_for_what_nobody_works_on_ends_at_its_time_limit
     assert took_s(began) < SOON_S
 
 
+async def test_tasks_that_wait_for_one_another_in_too_few_slots_show_their_deadlock(app, began):
+    """The one slot waits for a task that waits for a slot: in production until the time limit, here at once."""
+
+    @app.task
+    async def inner() -> int:
+        return 1
+
+    @app.task(time_limit=60)
+    async def outer() -> int:
+        return await inner.call()
+
+    async with running(app, queues={"shop": 1}) as harness:
+        handle = await outer.send()
+        await harness.run_until_idle()
+        with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
+            await handle.result(timeout=SOON_S)
+        assert harness.clock.monotonic() == 60
+        assert harness.node.count("shop") == 0
+    assert took_s(began) < SOON_S
+
+
+async def test_more_tasks_hang_than_there_are_slots(app, began):
+    """The rest hangs one after the other."""
+
+    @app.task(time_limit=60)
+    async def report() -> None: ...
+
+    async with running(app, queues={"shop": 2}) as harness:
+        harness.faults.hang(report, times=5)
+        await app.send_many(report.s() for _ in range(6))
+        await harness.settle()
+        assert len(harness.faults.hanging) == 2
+        await harness.run_until_idle()
+        assert harness.clock.monotonic() == 180
+        assert harness.node.count("shop.dead") == 5
+    assert took_s(began) < SOON_S
+
+
 async def test_a_task_that_only_holds_a_handle_is_at_work(app):
     """It waits for something real, so no time passes meanwhile, although what it has sent waits for its time."""
     go_on = asyncio.Event()

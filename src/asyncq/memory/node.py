@@ -96,7 +96,7 @@ class MemoryNode:
         """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
         with self._lock:
             return sum(
-                queue.unsettled + (len(queue.ready) if queue.is_consumed else 0) for queue in self._queues.values()
+                queue.unsettled + (len(queue.ready) if queue.is_wanted else 0) for queue in self._queues.values()
             )
 
     def browse(self, queue: str) -> list[Message] | None:

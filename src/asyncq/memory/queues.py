@@ -76,6 +76,11 @@ class MemoryQueue:
         """Whether somebody consumes it."""
         return bool(self._consumers)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody would take another message at once."""
+        return any(consumer.wants for consumer in self._consumers)
+
     def put(self, stored: Stored) -> None:
         """Take in a message at the end, and hand out what can be."""
         self.ready.append(stored)

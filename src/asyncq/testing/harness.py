@@ -7,9 +7,9 @@
 
 The pytest plugin makes fixtures of the same parts.
 
-Idle means: no message is worked on, and none waits for a worker that would take it. Three things do not count,
-because only the clock can move them: what waits for its time, what hangs by `faults.hang`, and a task that waits for
-the result of another one while nothing of the above goes on.
+Idle means: no message is worked on, and none waits for a worker that would take it. Four things do not count,
+because only the clock can move them: what waits for its time, what hangs by `faults.hang`, a task that waits for the
+result of another one, and what waits for a slot that one of those occupies.
 
 The clock moves delays, backoffs and time limits. How long a test waits for a result, as by `call` and
 `result(timeout=...)`, is real time.
@@ -164,12 +164,15 @@ class Harness:
         worker, working = self._worker, self._working
         assert worker is not None  # noqa: S101 - for the type checker
         assert working is not None  # noqa: S101
-        jumper.cancel()
         worker.stop()
-        await asyncio.wait({working, jumper}, timeout=_POLITE_END_S)
+        jumper.cancel()
+        await asyncio.gather(jumper, return_exceptions=True)
+        await asyncio.wait({working}, timeout=_POLITE_END_S)
         while not working.done():
             self.clock.move(1.0)
             await asyncio.wait({working}, timeout=_END_LOOK_S)
+        if not working.cancelled():
+            working.exception()  # seen: where the test has failed, its own error is told
         self._worker = None
 
     def _raise_if_worker_ended(self) -> None:

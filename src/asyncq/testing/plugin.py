@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import unittest
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -158,6 +159,13 @@ def asyncq_rabbitmq(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 def _run_within(item: pytest.Item, harness: Harness) -> Iterator[None]:
     """Let the test's coroutine run while the app is open and its worker works."""
     test = getattr(item, "obj", None)
+    others = _who_else_runs(item)
+    if others is not None:
+        pytest.fail(
+            f"{item.nodeid} is run by {others}, which the fixtures of asyncq cannot get into. Write `async with "
+            "running(app) as harness:` in the test, with `from asyncq.testing.harness import running`.",
+            pytrace=False,
+        )
     if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(test):
         pytest.fail(
             f"{item.nodeid} uses the app under test, so it must be an `async def` test: the app's worker runs in its "
@@ -184,3 +192,9 @@ def _run_within(item: pytest.Item, harness: Harness) -> Iterator[None]:
         yield
     finally:
         item.obj = test
+
+
+def _who_else_runs(item: pytest.Item) -> str | None:
+    if hasattr(getattr(item, "obj", None), "hypothesis"):
+        return "hypothesis, for many examples"
+    return "unittest" if issubclass(getattr(item, "cls", None) or object, unittest.TestCase) else None
