@@ -22,7 +22,7 @@ from asyncq.memory.node import MemoryNode
 from asyncq.message import Message, new_id
 from asyncq.options import RunOptions
 from asyncq.rabbitmq.topology import Names
-from asyncq.retry import RetryPolicy, policies_of
+from asyncq.retry import RetryDefaults, policies_of
 from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
 from asyncq.task import Declaration, make_task
@@ -158,7 +158,7 @@ class Kit:
         time_limit_s: float = 60,
         patience_s: float = 300,
         delivery_limit: int = SETTINGS.delivery_limit,
-        default_retry: RetryPolicy | None = None,
+        defaults: RetryDefaults | None = None,
         places: int = 4,
     ) -> None:
         self.clock = ManualClock()
@@ -173,7 +173,7 @@ class Kit:
         self.intake = Intake(self.tasks, self.clock, unknown_task_patience_s=patience_s, delivery_limit=delivery_limit)
         sender: Any = None  # nothing here sends tasks
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
-        rules = RunRules(Limits(self.clock, time_limit_s), default_retry)
+        rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults())
         self.execution = Execution(self.intake, self.attempts, self.threads, rules, services)
         self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=delivery_limit)
         self.settlement = Settlement(self.publishing, self.clock, worker="host:1")
@@ -227,7 +227,7 @@ class App:
     tasks: Mapping[str, AnyTask]
     broker: WatchedBroker
     settings: Settings
-    default_retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_defaults: RetryDefaults = field(default_factory=RetryDefaults)
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

@@ -21,7 +21,7 @@ from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
-from asyncq.options import Sending, SendOptions
+from asyncq.options import QueueOptions, Sending, SendOptions, retry_defaults_of
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.retry import RetryPolicy
@@ -49,7 +49,9 @@ class AsyncQ(TaskRegistry):
             `ASYNCQ_BROKER_URL`. `memory://` is a broker in this process, for tests and for trying things out. Or a
             function that makes another broker from the settings.
         include: Modules with more of its tasks; a worker imports them before it consumes.
-        retry: The policy of `raise Retry()` in a task that has none of its own.
+        retry: The retry policies of tasks that have none of their own: one, or several. Without it, and without
+            those of the queue, a failure is final.
+        queues: What is special about some queues, by their names; see `asyncq.options.QueueOptions`.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
     Raises:
@@ -70,13 +72,14 @@ class AsyncQ(TaskRegistry):
         *,
         broker: str | BrokerFactory | None = None,
         include: Sequence[str] = (),
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        queues: Mapping[str, QueueOptions] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, include, self)
         url = broker if isinstance(broker, str) else None
         self.settings = load_settings(**({"broker_url": url} if url is not None else {}), **settings)
-        self.default_retry = retry or RetryPolicy()
+        self.retry_defaults = retry_defaults_of(retry, queues or {})
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()

@@ -12,10 +12,11 @@ from typing import Any, TypedDict
 
 from asyncq.errors import InvalidOption
 from asyncq.message import MAX_HEADERS_BYTES, RESERVED_HEADER_PREFIX, HeaderValue, headers_size
-from asyncq.retry import RetryPolicy
+from asyncq.queue_names import check_queue_name
+from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
 
-__all__ = ["RunOptions", "SendOptions", "Sending", "TaskOptions"]
+__all__ = ["QueueOptions", "RunOptions", "SendOptions", "Sending", "TaskOptions", "retry_defaults_of"]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -25,7 +26,8 @@ class TaskOptions(TypedDict, total=False):
         name: The task's name on the wire. Without it: `<app>.<function>`.
         queue: The queue that the task is sent to. Without it: the app's name.
         retry: When a failed attempt is followed by another: one policy, or several, of which the first one that
-            matches the error decides. Without it a failure is final.
+            matches the error decides. None, or an empty list: a failure is final. Without it: the queue's policies,
+            else the app's, else a failure is final.
         time_limit: How long one attempt may take, in seconds or as a `timedelta`.
         reply: Whether senders get a result back unless they say otherwise.
     """
@@ -35,6 +37,17 @@ class TaskOptions(TypedDict, total=False):
     retry: RetryPolicy | Sequence[RetryPolicy] | None
     time_limit: float | timedelta
     reply: bool
+
+
+class QueueOptions(TypedDict, total=False):
+    """What an app says about one queue: `AsyncQ("shop", queues={"mail": {"retry": ...}})`.
+
+    Attributes:
+        retry: The policies of tasks that come out of this queue and have none of their own. None, or an empty list:
+            there is no retry, whatever the app's default says.
+    """
+
+    retry: RetryPolicy | Sequence[RetryPolicy] | None
 
 
 class SendOptions(TypedDict, total=False):
@@ -57,6 +70,34 @@ class SendOptions(TypedDict, total=False):
     headers: Mapping[str, str | int | float | bool]
     reply: bool
     timeout: float | timedelta
+
+
+def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
+    """Return the checked defaults of an app.
+
+    Args:
+        retry: What was given as `AsyncQ(retry=...)`.
+        queues: What was given as `AsyncQ(queues=...)`.
+
+    Raises:
+        InvalidOption: A value cannot be used; the message says what is wanted.
+        InvalidQueueName: No queue can be called so.
+    """
+    if not isinstance(queues, Mapping):
+        raise InvalidOption(f"AsyncQ(queues=...) takes options by the queue's name, not {queues!r}.")
+    found = {}
+    for name, options in queues.items():
+        check_queue_name(name)
+        where = f"AsyncQ(queues={{{name!r}: ...}})"
+        if not isinstance(options, Mapping):
+            raise InvalidOption(f"{where} takes the queue's options, such as {{'retry': ...}}, not {options!r}.")
+        for option in options:
+            if option not in QueueOptions.__annotations__:
+                known = ", ".join(sorted(QueueOptions.__annotations__))
+                raise InvalidOption(f"{where} has no option {option!r}. Known options: {known}.")
+        if "retry" in options:
+            found[name] = policies_of(options["retry"], f"{where}['retry']")
+    return RetryDefaults(policies_of(retry, "AsyncQ(retry=...)"), found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 Pure: a policy sees an exception, an attempt number and a random number. Only `when=` is the user's code; what it
 raises goes to the caller.
 
-A task has a sequence of policies. They are asked in order, and the first one that has something to say decides:
+A task has a sequence of policies: its own, else those of the queue that its message came out of, else the app's. They
+are asked in order, and the first one that has something to say decides:
 
     names the error in `never`                              no retry, whatever later policies say
     names it in `on`, and its `when` agrees                 this policy's attempts, time and backoff hold
@@ -14,15 +15,25 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from asyncq.errors import InvalidOption, TimeLimitExceeded
 from asyncq.signals import seconds_of
 
-__all__ = ["Backoff", "Exponential", "Fixed", "Linear", "RetryPolicy", "leaves_of", "policies_of", "policy_for"]
+__all__ = [
+    "Backoff",
+    "Exponential",
+    "Fixed",
+    "Linear",
+    "RetryDefaults",
+    "RetryPolicy",
+    "leaves_of",
+    "policies_of",
+    "policy_for",
+]
 
 DEFAULT_MAX_ATTEMPTS = 4  # the first run and three retries, as with Celery
 
@@ -203,6 +214,23 @@ class RetryPolicy:
             elapsed_s: How long ago the first attempt began.
         """
         return float("inf") if self.max_time is None else seconds_of(self.max_time, "max_time") - elapsed_s
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDefaults:
+    """The policies of tasks that have said nothing about theirs.
+
+    Args:
+        app: Of all queues that have none of their own.
+        queues: By the name of the queue; an empty sequence means that nothing is retried there.
+    """
+
+    app: tuple[RetryPolicy, ...] = ()
+    queues: Mapping[str, tuple[RetryPolicy, ...]] = field(default_factory=dict)
+
+    def of(self, queue: str) -> tuple[RetryPolicy, ...]:
+        """Return the policies of tasks that come out of this queue."""
+        return self.queues.get(queue, self.app)
 
 
 def policy_for(policies: Sequence[RetryPolicy], error: BaseException) -> RetryPolicy | None:

@@ -26,7 +26,7 @@ from asyncq.outcome import (
     Snoozed,
     Succeeded,
 )
-from asyncq.retry import Exponential, Fixed, RetryPolicy
+from asyncq.retry import Exponential, Fixed, RetryDefaults, RetryPolicy
 from asyncq.signals import Reject, Retry, Snooze
 from asyncq.worker.attempt import GRACE_S
 from asyncq.worker.attempts import LEASE_PATIENCE_S
@@ -49,7 +49,7 @@ async def run_while_time_passes(kit: Kit, name: str, seconds: float) -> Executed
 
 async def outcome_of(error: BaseException | type[BaseException], attempt: int = 1, **options: Any) -> Outcome:
     """Return the outcome of a task that raises."""
-    kit = await make_kit(default_retry=options.pop("default_retry", None))
+    kit = await make_kit(defaults=RetryDefaults(app=options.pop("app_retry", ())))
 
     @kit.task(**options)
     async def work() -> None:
@@ -297,13 +297,13 @@ async def test_retry_after_is_exact_and_counts_as_an_attempt() -> None:
     assert isinstance(await outcome_of(Retry(after=60), 3, retry=POLICY), Failed)
 
 
-async def test_retry_without_a_policy_uses_the_apps_default_one() -> None:
+async def test_retry_without_a_policy_uses_the_apps_one() -> None:
     """Four attempts where the app has none either."""
     own = RetryPolicy(backoff=Fixed(7), jitter=False, max_attempts=2)
-    outcome = await outcome_of(Retry(), 1, default_retry=own)
+    outcome = await outcome_of(Retry(), 1, app_retry=(own,))
     assert isinstance(outcome, RetryLater)
     assert outcome.delay_s == 7
-    assert isinstance(await outcome_of(Retry(), 2, default_retry=own), Failed)
+    assert isinstance(await outcome_of(Retry(), 2, app_retry=(own,)), Failed)
     assert isinstance(await outcome_of(Retry(), 3), RetryLater)
     assert isinstance(await outcome_of(Retry(), 4), Failed)
 

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from asyncq.app import AsyncQ
 from asyncq.broker import Delay
 from asyncq.context import TaskContext
+from asyncq.errors import ConfigurationError, TaskFailed
 from asyncq.history import FailedAttempt, history_of, history_text
 from asyncq.message import ATTEMPT, FIRST_AT, HISTORY, MAX_HEADERS_BYTES, headers_size
 from asyncq.outcome import Failed, Outcome, Rejected, RetryLater, Snoozed
-from asyncq.retry import Exponential, Fixed, RetryPolicy
+from asyncq.retry import Exponential, Fixed, RetryDefaults, RetryPolicy
 from asyncq.signals import Reject, Retry, Snooze
+from asyncq.testing.harness import running
 from asyncq.worker.execution import Executed
 from worker_kit import Kit, make_kit
 
@@ -99,6 +102,96 @@ async def test_a_predicate_that_fails_means_no_retry_and_the_reason_says_so(capl
         kind = type(broken).__name__
         assert outcome.reason == f"when= of the retry policy failed: builtins.{kind}: {broken}"
     assert caplog.text.count("when= of a retry policy failed, so there is no retry") == 2
+
+
+# --- defaults
+
+APPS = RetryPolicy(backoff=Fixed(11), jitter=False)
+QUEUES = RetryPolicy(backoff=Fixed(22), jitter=False)
+
+
+async def outcome_with(error: BaseException, defaults: RetryDefaults, **options: Any) -> Outcome:
+    kit = await make_kit(defaults=defaults)
+
+    @kit.task(**options)
+    async def work() -> None:
+        raise error
+
+    return await run(kit)
+
+
+async def test_the_tasks_own_policy_wins_over_the_queues_and_that_over_the_apps() -> None:
+    """Not one after the other: the nearest one alone decides."""
+    app, both = RetryDefaults((APPS,)), RetryDefaults((APPS,), {"work": (QUEUES,), "other": (SLOW,)})
+    assert delay_of(await outcome_with(KeyError(), app)) == 11
+    assert delay_of(await outcome_with(KeyError(), both)) == 22
+    assert delay_of(await outcome_with(ConnectionError(), both, retry=QUICK)) == 1
+    assert reason_of(await outcome_with(KeyError(), both, retry=QUICK)) == "not retried by the policy"
+
+
+@pytest.mark.parametrize("nothing", [None, ()])
+async def test_a_task_or_a_queue_can_switch_the_defaults_off(nothing: Any) -> None:
+    """By an explicit nothing; without the option they hold."""
+    both = RetryDefaults((APPS,), {"work": (QUEUES,)})
+    assert reason_of(await outcome_with(KeyError(), both, retry=nothing)) == "no retry policy"
+    assert reason_of(await outcome_with(KeyError(), RetryDefaults((APPS,), {"work": ()}))) == "no retry policy"
+
+
+async def test_retry_in_a_task_without_policies_goes_by_the_nearest_default() -> None:
+    """Also where they are switched off: the task asks for this one itself."""
+    both = RetryDefaults((APPS,), {"work": (QUEUES,)})
+    assert delay_of(await outcome_with(Retry(), both)) == 22
+    assert delay_of(await outcome_with(Retry(), both, retry=None)) == 22
+    assert delay_of(await outcome_with(Retry(), RetryDefaults((APPS,), {"work": ()}))) == 11
+    assert 0.5 <= delay_of(await outcome_with(Retry(), RetryDefaults())) <= 1
+
+
+def test_an_app_takes_defaults_for_itself_and_for_queues() -> None:
+    """One policy, several, or none."""
+    app = AsyncQ("shop", retry=APPS, queues={"mail": {"retry": [QUICK, SLOW]}, "once": {"retry": None}, "plain": {}})
+    assert app.retry_defaults.of("shop") == app.retry_defaults.of("plain") == (APPS,)
+    assert app.retry_defaults.of("mail") == (QUICK, SLOW)
+    assert app.retry_defaults.of("once") == ()
+    assert AsyncQ("shop").retry_defaults.of("shop") == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"retry": 3}, r"AsyncQ\(retry=...\) takes a RetryPolicy"),
+        ({"queues": ["mail"]}, "takes options by the queue's name"),
+        ({"queues": {"mail": APPS}}, "takes the queue's options"),
+        ({"queues": {"mail": {"retry": 3}}}, "'mail'.*takes a RetryPolicy"),
+        ({"queues": {"mail": {"retries": 3}}}, "no option 'retries'.*retry"),
+        ({"queues": {"mail#": {"retry": APPS}}}, "mail#"),
+    ],
+)
+def test_defaults_that_cannot_be_used_are_refused_at_once(options: Any, words: str) -> None:
+    """When the app is made; the message says where."""
+    with pytest.raises(ConfigurationError, match=words):
+        AsyncQ("shop", **options)
+
+
+async def test_a_default_holds_for_tasks_that_say_nothing_in_a_running_app() -> None:
+    """By the queue that the message came out of, not by the one that the task is declared for."""
+    app = AsyncQ("shop", queues={"patient": {"retry": RetryPolicy(backoff=Fixed(3600), jitter=False)}})
+    runs: list[int] = []
+
+    @app.task(pass_context=True)
+    async def flaky(ctx: TaskContext) -> str:
+        runs.append(ctx.attempt)
+        if ctx.attempt < 3:
+            raise ConnectionError
+        return ctx.queue
+
+    async with running(app, queues={"shop": 1, "patient": 1}) as harness:
+        once = await flaky.send()
+        again = await flaky.options(queue="patient").send()
+        await harness.run_until_idle()
+        with pytest.raises(TaskFailed):
+            await once.result(timeout=1)
+        assert await again.result(timeout=1) == "patient"
+    assert sorted(runs) == [1, 1, 2, 3]
 
 
 # --- raise Retry

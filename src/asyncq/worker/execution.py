@@ -15,7 +15,7 @@ from asyncq.broker import Delivery
 from asyncq.context import ContextServices, TaskContext, running
 from asyncq.loggers import get_logger
 from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome
-from asyncq.retry import RetryPolicy
+from asyncq.retry import RetryDefaults
 from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
@@ -33,11 +33,11 @@ class RunRules:
 
     Attributes:
         limits: How long an attempt may take, and by which clock.
-        default_retry: The policy for `raise Retry(...)` in a task that has none.
+        retry: The policies of tasks that have said nothing about theirs.
     """
 
     limits: Limits
-    default_retry: RetryPolicy | None = None
+    retry: RetryDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Execution:
         overdue = isinstance(ending, Overdue)
         if overdue:
             self._warn_overdue(attempt)
-        outcome = decide(attempt, ending, self._rules.default_retry)
+        outcome = decide(attempt, ending, self._rules.retry)
         holding = attempt if overdue and attempt.in_thread and attempt.interrupted == "limit" else None
         return Executed(delivery, attempt.number, outcome, holding)
 

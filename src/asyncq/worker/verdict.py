@@ -6,12 +6,10 @@ fit is never retried: the work was done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from asyncq.errors import ResultNotSerialisable, TimeLimitExceeded
 from asyncq.loggers import get_logger
 from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome, Rejected, RetryLater, Snoozed, Succeeded
-from asyncq.retry import RetryPolicy, leaves_of, policy_for
+from asyncq.retry import RetryDefaults, RetryPolicy, leaves_of, policy_for
 from asyncq.signals import Reject, Retry, Signal, Snooze
 from asyncq.worker.attempt import Attempt, Ending, LeaseGone, Overdue, Raised, Returned
 
@@ -22,13 +20,13 @@ log = get_logger("asyncq.worker")
 _STANDARD_POLICY = RetryPolicy()
 
 
-def decide(attempt: Attempt, ending: Ending, default_retry: RetryPolicy | None) -> Outcome:
+def decide(attempt: Attempt, ending: Ending, defaults: RetryDefaults) -> Outcome:
     """Return the outcome of an attempt.
 
     Args:
         attempt: What ran.
         ending: How its code ended.
-        default_retry: The app's policy for `raise Retry(...)` in a task that has none; None is the standard one.
+        defaults: The policies of a task that has said nothing about its own.
     """
     match ending:
         case Returned(value):
@@ -36,12 +34,12 @@ def decide(attempt: Attempt, ending: Ending, default_retry: RetryPolicy | None) 
         case Raised(error):
             signal = _signal_in(error)
             if signal is not None:
-                return _signalled(attempt, signal, error, default_retry)
+                return _signalled(attempt, signal, error, defaults)
             if attempt.interrupted is not None:
-                return _interrupted(attempt, error)
-            return _failed(attempt, error)
+                return _interrupted(attempt, error, defaults)
+            return _failed(attempt, error, defaults)
         case Overdue():
-            return _interrupted(attempt, None)
+            return _interrupted(attempt, None, defaults)
         case LeaseGone():  # not an end of the code
             return LostLease()
 
@@ -76,22 +74,23 @@ def _delay_s(signal: Signal) -> float:
     return signal.after_s or 0.0 if isinstance(signal, (Retry, Snooze)) else 0.0
 
 
-def _signalled(attempt: Attempt, signal: Signal, raised: BaseException, default_retry: RetryPolicy | None) -> Outcome:
+def _signalled(attempt: Attempt, signal: Signal, raised: BaseException, defaults: RetryDefaults) -> Outcome:
     match signal:
         case Retry():
-            return _retried(attempt, signal, raised, default_retry)
+            return _retried(attempt, signal, raised, defaults)
         case Snooze():
             return Snoozed(signal.after_s)
         case Reject():
             return Rejected(Failure.of(signal if _is_alone(signal, raised) else raised), str(signal.reason))
         case _:
-            return _failed(attempt, signal)
+            return _failed(attempt, signal, defaults)
 
 
-def _retried(attempt: Attempt, signal: Retry, raised: BaseException, default_retry: RetryPolicy | None) -> Outcome:
+def _retried(attempt: Attempt, signal: Retry, raised: BaseException, defaults: RetryDefaults) -> Outcome:
     cause = _cause_of(signal)
     failure = Failure.of((cause or signal) if _is_alone(signal, raised) else raised)
-    policies = attempt.task.run.retry or (default_retry or _STANDARD_POLICY,)
+    # A task that has switched the defaults off has asked for this retry all the same: it goes by their rhythm.
+    policies = attempt.task.run.retry or defaults.of(attempt.delivery.queue) or defaults.app or (_STANDARD_POLICY,)
     policy = policies[0]
     if cause is not None:
         try:
@@ -112,7 +111,7 @@ def _cause_of(signal: Retry) -> BaseException | None:
     return None if signal.__suppress_context__ else signal.__context__
 
 
-def _interrupted(attempt: Attempt, error: BaseException | None) -> Outcome:
+def _interrupted(attempt: Attempt, error: BaseException | None, defaults: RetryDefaults) -> Outcome:
     """The code ended, or did not, because we told it to stop: what it raised then is our doing."""
     if attempt.interrupted == "drain":
         return Drained()
@@ -122,12 +121,12 @@ def _interrupted(attempt: Attempt, error: BaseException | None) -> Outcome:
         f"Task {attempt.task.name} ran longer than its time limit of {attempt.limits.limit_s:g} s."
     )
     exceeded.__cause__ = error
-    return _failed(attempt, exceeded)
+    return _failed(attempt, exceeded, defaults)
 
 
-def _failed(attempt: Attempt, error: BaseException) -> Outcome:
-    policies: Sequence[RetryPolicy] = attempt.task.run.retry or ()
-    failure = Failure.of(error)
+def _failed(attempt: Attempt, error: BaseException, defaults: RetryDefaults) -> Outcome:
+    own, failure = attempt.task.run.retry, Failure.of(error)
+    policies = defaults.of(attempt.delivery.queue) if own is None else own
     if not policies:
         return Failed(failure, "no retry policy")
     try:

@@ -26,7 +26,7 @@ from asyncq.broker import Broker, QueueSpec
 from asyncq.clock import Clock
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
-from asyncq.retry import RetryPolicy
+from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
@@ -67,8 +67,8 @@ class WorkerApp(Protocol):
         ...
 
     @property
-    def default_retry(self) -> RetryPolicy:
-        """The policy for `raise Retry()` in a task that has none."""
+    def retry_defaults(self) -> RetryDefaults:
+        """The policies of tasks that have said nothing about theirs."""
         ...
 
 
@@ -268,7 +268,7 @@ class Worker:
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
-        rules = RunRules(Limits(clock, settings.time_limit_s, self._grace_s), self._app.default_retry)
+        rules = RunRules(Limits(clock, settings.time_limit_s, self._grace_s), self._app.retry_defaults)
         execution = Execution(intake, self._attempts, self._threads, rules, services)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         settlement = Settlement(publishing, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
