@@ -16,6 +16,7 @@ from asyncq.rabbitmq.examination import Grant, compare, missing_grants
 from asyncq.rabbitmq.findings import Patient
 from asyncq.rabbitmq.ladder_plan import ladder_plan
 from asyncq.rabbitmq.management import ManagementApi, management_url, path_of
+from asyncq.rabbitmq.management_reading import completed
 from asyncq.rabbitmq.standing import Node, Permissions, SeenExchange, SeenQueue, Standing
 from asyncq.rabbitmq.topology import Names
 
@@ -485,3 +486,25 @@ async def test_a_redirect_is_not_followed(server):
     with pytest.raises(BrokerUnavailable, match="302"):
         await api_of(server).get("/overview")
     assert [path for path, _ in server.asked] == ["/api/overview"]
+
+
+@pytest.mark.parametrize(
+    ("overview", "another"),
+    [
+        ({"cluster_name": "here", "rabbitmq_version": "4.3.6"}, False),
+        ({"cluster_name": "there", "rabbitmq_version": "4.3.6"}, True),
+        ({"cluster_name": "here", "rabbitmq_version": "3.10.8"}, True),
+    ],
+)
+async def test_another_brokers_management_api_is_not_believed(overview, another):
+    """Port 15672 of a machine with two brokers is one of theirs."""
+
+    class Api:
+        url = "http://h:15672"
+
+        async def get(self, path):
+            return overview if path == "/overview" else []
+
+    seen = await completed(standing(complete=False), Api(), "here", everything=False)
+    assert seen.complete is not another
+    assert [reason for reason in seen.unread if "belongs to another broker" in reason] == list(seen.unread[:+another])

@@ -79,7 +79,7 @@ async def _examine(app: AsyncQ, management_url: str | None, *, whole_broker: boo
     findings = diagnose(patient, standing)
     if management_url is not None and not standing.complete:
         # Who names it counts on it.
-        seen = "the management API that was named could not be used, so the half was not looked at"
+        seen = "the management API that was named could not be used, so what only it tells was not looked at"
         findings.append(Finding("warning", "management", seen, "See what stands as not-checked."))
     return findings
 

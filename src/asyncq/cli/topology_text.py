@@ -74,7 +74,7 @@ def declared_as_text(plan: Plan, before: Standing) -> str:
     width = max(len(name) for _, names, _ in _declared(exchanges, queues, before) for name in names)
     for kind, names, stood in _declared(exchanges, queues, before):
         lines += [f"  {kind:<8}  {name:<{width}}  {'stood already' if name in stood else 'new'}" for name in names]
-    return "\n".join([*lines, f"  and {len(bindings)} bindings between them"])
+    return "\n".join([*lines, f"  and {len(bindings)} binding{'s' * (len(bindings) != 1)} between them"])
 
 
 def declared_as_json(plan: Plan, before: Standing) -> str:

@@ -31,10 +31,13 @@ async def completed(standing: Standing, api: ManagementApi, cluster: str, *, eve
     overview = await notes.read(api, "/overview", "Arguments and bindings")
     if overview is None:
         return replace(standing, unread=(*notes.unread, *notes.by_silence()))
-    if overview.get("cluster_name", cluster) != cluster:
-        theirs = f"Arguments and bindings could not be read: the management API at {api.url} belongs to another "
-        ours = f"cluster ({overview['cluster_name']}) than the broker ({cluster})."
-        return replace(standing, unread=(theirs + ours, _OTHER_PLACE))
+    there = (overview.get("cluster_name", cluster), overview.get("rabbitmq_version", standing.version))
+    if there != (cluster, standing.version):
+        reason = (
+            f"Arguments and bindings could not be read: the management API at {api.url} belongs to another broker "
+            f"({' '.join(there)}) than the one that AMQP leads to ({cluster} {standing.version})."
+        )
+        return replace(standing, unread=(reason, _OTHER_PLACE))
     raw_queues = await notes.read(api, f"/queues{vhost}?columns={_QUEUE_COLUMNS}", "Arguments and bindings")
     if raw_queues is None:
         return replace(standing, unread=tuple(notes.unread))

@@ -62,8 +62,9 @@ def mismatch(said: str, doing: str) -> TopologyMismatch:
     ours, theirs = _value(found["ours"]), _value(found["theirs"])
     return TopologyMismatch(
         f"{kind.capitalize()} {name!r} in virtual host {vhost!r} exists with other arguments: {argument!r} is {theirs} "
-        f"there, and asyncq needs {ours} (the broker names one difference; there may be more). RabbitMQ cannot change "
-        f"the arguments of a {kind} that exists. " + remedy(kind, name, vhost, argument, theirs)
+        f"there, and asyncq needs {ours} (the broker names one difference; `asyncq topology diff MODULE:APP` shows "
+        f"all). RabbitMQ cannot change the arguments of a {kind} that exists. "
+        + remedy(kind, name, vhost, argument, theirs)
     )
 
 
@@ -104,5 +105,6 @@ def _no_permission(said: str, kind: str, doing: str) -> AccessRefused:
     return AccessRefused(
         f"User {user!r} lacks the permission {permission} on {target} in virtual host {vhost!r}, while {doing}. "
         f"Grant it with `rabbitmqctl set_permissions --vhost {quote(vhost)} {quote(user)} CONFIGURE WRITE READ`, each "
-        "a regular expression that matches the name ('.*' matches all); or let a program with more rights declare it."
+        "a regular expression that matches the name ('.*' matches all); or let a user with more rights run "
+        "`asyncq topology apply MODULE:APP`."
     )
