@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import pytest
 
@@ -137,6 +138,83 @@ async def test_an_error_that_the_policy_does_not_name_is_final(bench: Bench) -> 
         letter = await dead_letter(app.broker)
     assert letter.record is not None
     assert letter.record.reason == "not retried by the policy"
+
+
+@behaviour
+async def test_each_error_of_a_task_has_the_policy_that_names_it_first(bench: Bench) -> None:
+    """The attempts are the task's; each policy has its own bound for them."""
+    app = bench.app(retry=RetryPolicy(max_attempts=9))  # not asked: the task has policies of its own
+    raised: list[str] = []
+    refused = RetryPolicy(on=ConnectionError, never=BrokenPipeError, max_attempts=3, backoff=Fixed(0.02))
+    missing = RetryPolicy(on=LookupError, max_attempts=2, backoff=Fixed(0.02))
+
+    @app.task(retry=[refused, missing])
+    async def fragile(error: str) -> None:
+        raised.append(error)
+        raise {"refused": ConnectionError, "missing": KeyError, "broken": BrokenPipeError, "wrong": ValueError}[error]
+
+    async with bench.working(app):
+        for error in ("refused", "missing", "broken", "wrong"):
+            with pytest.raises(TaskFailed):
+                await fragile.call(error)
+        letters = await dead_letters(app.broker)
+    assert Counter(raised) == {"refused": 3, "missing": 2, "broken": 1, "wrong": 1}
+    assert [letter.record.reason for letter in letters if letter.record is not None] == [
+        "attempts exhausted",
+        "attempts exhausted",
+        "not retried by the policy",
+        "not retried by the policy",
+    ]
+
+
+@behaviour
+async def test_a_retry_that_would_begin_after_max_time_is_not_made(bench: Bench) -> None:
+    """The time counts from the first attempt on, also where later attempts fail in another way."""
+    app = bench.app()
+    starts: list[float] = []
+
+    @app.task(retry=RetryPolicy(max_time=0.5, max_attempts=1000, backoff=Fixed(0.15), jitter=False))
+    async def hopeless() -> None:
+        starts.append(time.monotonic())
+        raise ConnectionError
+
+    async with bench.working(app):
+        with pytest.raises(TaskFailed):
+            await hopeless.call()
+        letter = await dead_letter(app.broker)
+    assert letter.record is not None
+    assert (letter.record.reason, letter.record.attempts) == ("time for retries exhausted", len(starts))
+    assert 2 <= len(starts) <= 4  # at 0, 0.15, 0.3 and 0.45 s; a slow machine gets to fewer
+
+
+@behaviour
+async def test_the_history_of_the_attempts_survives_to_the_dead_letter(bench: Bench) -> None:
+    """Oldest first, snoozes left out; each entry says what, when and where."""
+    app = bench.app()
+    runs: list[int] = []
+
+    @app.task(retry=SOON, pass_context=True)
+    async def doomed(ctx: TaskContext) -> None:
+        runs.append(ctx.attempt)
+        if len(runs) == 2:
+            raise Snooze(0.02)
+        raise ConnectionError(f"no host in attempt {ctx.attempt}: \N{WARNING SIGN}")
+
+    before_ms = time.time() * 1000
+    async with bench.working(app):
+        with pytest.raises(TaskFailed):
+            await doomed.call()
+        letter = await dead_letter(app.broker)
+    assert runs == [1, 2, 2, 3]
+    record = letter.record
+    assert record is not None
+    assert [(item.attempt, item.type, item.message) for item in record.history] == [
+        (attempt, "builtins.ConnectionError", f"no host in attempt {attempt}: \N{WARNING SIGN}")
+        for attempt in (1, 2, 3)
+    ]
+    times = [item.failed_at_ms for item in record.history]
+    assert before_ms - 1 <= times[0] <= times[1] <= times[2] == record.failed_at_ms
+    assert {item.worker for item in record.history} == {record.worker}
 
 
 @behaviour
