@@ -141,7 +141,7 @@ async def test_an_error_that_the_policy_does_not_name_is_final(bench: Bench) -> 
 
 
 @behaviour
-async def test_each_error_of_a_task_has_the_policy_that_names_it_first(bench: Bench) -> None:
+async def test_of_several_policies_the_first_that_names_the_error_decides(bench: Bench) -> None:
     """The attempts are the task's; each policy has its own bound for them."""
     app = bench.app(retry=RetryPolicy(max_attempts=9))  # not asked: the task has policies of its own
     raised: list[str] = []
