@@ -6,7 +6,7 @@ Each line says which error each checker must give. A checker that gives none com
 
 from __future__ import annotations
 
-from asyncq import AsyncQ, ResultHandle, Signature, Task, TaskContext
+from asyncq import AsyncQ, ResultHandle, RetryPolicy, Signature, Task, TaskContext
 
 app = AsyncQ("shop")
 
@@ -74,6 +74,12 @@ async def wrong_options() -> None:
 
 @app.task(retry=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
 async def wrong_retry() -> None: ...
+
+
+AsyncQ("shop", queues={"mail": {"retries": 3}})  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportArgumentType]
+AsyncQ("shop", queues={"mail": {"retry": 3}})  # type: ignore[typeddict-item]  # pyright: ignore[reportArgumentType]
+RetryPolicy(when=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+RetryPolicy(backoff=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 @app.task(max_retries=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]

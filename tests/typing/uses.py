@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from asyncq import (
     AsyncQ,
     Exponential,
+    Fixed,
+    Linear,
     Progress,
     ResultHandle,
     RetryPolicy,
@@ -56,6 +58,28 @@ async def with_parentheses(to: str, *, copies: int = 1) -> Receipt:
 )
 def with_options(to: str) -> list[int]:
     return [len(to)]
+
+
+def is_busy(error: BaseException) -> bool:
+    return "busy" in str(error)
+
+
+@app.task(
+    retry=[
+        RetryPolicy(on=OSError, never=(PermissionError,), when=is_busy, max_time=timedelta(hours=1)),
+        RetryPolicy(never=KeyError, when=lambda error: bool(error.args), max_time=60, backoff=Linear(step=5)),
+    ]
+)
+async def with_several_policies(to: str) -> None: ...
+
+
+@app.task(retry=None)
+async def without_retries(to: str) -> None: ...
+
+
+AsyncQ(
+    "shop", retry=RetryPolicy(), queues={"mail": {"retry": (RetryPolicy(backoff=Fixed(3)),)}, "once": {"retry": None}}
+)
 
 
 @app.task(pass_context=True, queue="mail")
