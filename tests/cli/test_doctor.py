@@ -105,6 +105,7 @@ async def test_a_healthy_broker_has_nothing_to_do(shell, in_process, doctor, at_
         for check in (
             "connection",
             "alarms",
+            "nodes",
             "permissions",
             "topology",
             "unroutable",

@@ -50,6 +50,7 @@ def standing(plan=PLAN, *, version="4.3.6", **changed):
         bindings=frozenset(part for part in plan if isinstance(part, BindingDeclaration)),
         permissions=ALL,
         nodes=[Node("rabbit@h", running=True)],
+        alarms=[],
         complete=True,
     )
     return replace(seen, **changed)
@@ -243,16 +244,15 @@ def test_the_version_is_judged(version, severity):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"memory_alarm": True}, "memory alarm"),
-        ({"disk_alarm": True}, "disk alarm"),
-        ({"partitions": ("rabbit@b",)}, "cut off from rabbit@b"),
-        ({"running": False}, "does not run"),
+        ({"alarms": [("rabbit@a", "memory")]}, "rabbit@a has its memory alarm on"),
+        ({"alarms": [("rabbit@a", "disk")]}, "rabbit@a has its disk alarm on"),
+        ({"nodes": [Node("rabbit@a", running=True, partitions=("rabbit@b",))]}, "cut off from rabbit@b"),
+        ({"nodes": [Node("rabbit@a", running=False)]}, "does not run"),
     ],
 )
 def test_a_node_in_trouble_is_an_error(changed, said):
     """Publishing waits, or the cluster is in parts."""
-    seen = standing(nodes=[replace(Node("rabbit@a", running=True), **changed)])
-    (one,) = [one for one in diagnose(PATIENT, seen) if one.severity == "error"]
+    (one,) = [one for one in diagnose(PATIENT, standing(**changed)) if one.severity == "error"]
     assert said in one.seen
 
 
@@ -470,6 +470,7 @@ async def test_an_answer_is_read_with_user_and_password(server):
         ((401, {}, b'{"reason":"Not monitor user"}'), AccessRefused, "tag `monitoring`"),
         ((401, {}, b'{"reason":"Login failed"}'), AccessRefused, "does not accept user 'u'"),
         ((404, {}, b""), BrokerUnavailable, "404"),
+        ((503, {}, b"<html>"), BrokerUnavailable, "503"),
         ((200, {}, b"<html>"), BrokerUnavailable, "no JSON"),
     ],
 )
@@ -478,6 +479,29 @@ async def test_what_is_no_answer_is_said_in_words(server, answer, kind, said):
     server.answer = answer
     with pytest.raises(kind, match=said):
         await api_of(server).get("/overview")
+
+
+async def test_a_failed_health_check_is_an_answer(server):
+    """RabbitMQ says by 503 that there are alarms, and which."""
+    server.answer = (503, {}, b'{"status":"failed","alarms":[{"node":"rabbit@a","resource":"disk"}]}')
+    assert (await api_of(server).get("/health/checks/alarms"))["status"] == "failed"
+
+
+async def test_alarms_are_read_from_the_health_check():
+    """What the nodes tell of them is seconds old."""
+
+    class Api:
+        url = "http://h:15672"
+
+        async def get(self, path):
+            health = {"status": "failed", "alarms": [{"node": "rabbit@a", "resource": "disk"}]}
+            told = {"/overview": {}, "/health/checks/alarms": health, "/permissions/%2F/shop": {"read": ".*"}}
+            return told.get(path, [])
+
+    seen = await completed(standing(alarms=None), Api(), "here", everything=True)
+    assert list(seen.alarms) == [("rabbit@a", "disk")]
+    assert seen.permissions == Permissions("", "", ".*")
+    assert seen.unread == ()
 
 
 async def test_a_redirect_is_not_followed(server):

@@ -41,6 +41,7 @@ def diagnose(patient: Patient, standing: Standing) -> list[Finding]:
         Finding("ok", "connection", f"connected to {standing.where} as user {standing.user!r}"),
         _version(standing),
         *_alarms(standing),
+        *_nodes(standing),
         *_permissions(patient, standing),
         *_objects(patient, standing),
         *messages_left(patient, standing),
@@ -73,26 +74,35 @@ def _version(standing: Standing) -> Finding:
 
 
 def _alarms(standing: Standing) -> Iterator[Finding]:
+    for node, resource in standing.alarms or ():
+        yield Finding(
+            "error",
+            "alarms",
+            f"node {node} has its {resource} alarm on, so publishing waits",
+            "Free disk space on it." if resource == "disk" else "Find what fills it, or give it more.",
+        )
+    if standing.alarms is not None and not standing.alarms:
+        yield Finding("ok", "alarms", "no memory or disk alarm")
+
+
+def _nodes(standing: Standing) -> Iterator[Finding]:
     if standing.nodes is None:
         return
-    well = True
     for node in standing.nodes:
-        for wrong, seen, todo in (
-            (not node.running, "does not run", "Start it, or remove it from the cluster."),
-            (node.memory_alarm, "has its memory alarm on, so publishing waits", "Find what fills it; add memory."),
-            (node.disk_alarm, "has its disk alarm on, so publishing waits", "Free disk space on it."),
-            (
-                bool(node.partitions),
-                f"is cut off from {', '.join(node.partitions)}",
+        if not node.running:
+            yield Finding(
+                "error", "nodes", f"node {node.name} does not run", "Start it, or remove it from the cluster."
+            )
+        if node.partitions:
+            yield Finding(
+                "error",
+                "nodes",
+                f"node {node.name} is cut off from {', '.join(node.partitions)}",
                 "Heal the network, then the partition: https://www.rabbitmq.com/docs/partitions",
-            ),
-        ):
-            if wrong:
-                well = False
-                yield Finding("error", "alarms", f"node {node.name} {seen}", todo)
-    if well:
+            )
+    if all(node.running and not node.partitions for node in standing.nodes):
         count = len(standing.nodes)
-        yield Finding("ok", "alarms", f"{count} node{'s' * (count != 1)}, no alarm, no partition")
+        yield Finding("ok", "nodes", f"{count} node{'s' * (count != 1)}, all running, no partition")
 
 
 def _permissions(patient: Patient, standing: Standing) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -25,6 +26,7 @@ __all__ = ["ManagementApi", "management_url", "path_of"]
 
 _PORT = 15672
 _TLS_PORT = 15671
+_FAILED_CHECK = 503
 
 
 def management_url(broker: URL) -> str:
@@ -73,7 +75,7 @@ class ManagementApi:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
     async def get(self, path: str) -> Any:
-        """Return the JSON of `/api` + path.
+        """Return the JSON of `/api` + path; of a health check also where it has failed.
 
         Raises:
             AccessRefused: The user may not read this.
@@ -88,16 +90,19 @@ class ManagementApi:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refused(error) from None
+                body = error.read(100_000)
+            if error.code == _FAILED_CHECK:
+                with suppress(ValueError):
+                    return json.loads(body)
+            raise self._refused(error, body.decode(errors="replace")) from None
         except (OSError, http.client.HTTPException) as error:
             raise BrokerUnavailable(f"no management API answers at {self.url}: {_said(error)}") from None
         except ValueError:
             raise BrokerUnavailable(f"what answers at {self.url} is no management API: it sends no JSON") from None
 
-    def _refused(self, error: urllib.error.HTTPError) -> BrokerError:
+    def _refused(self, error: urllib.error.HTTPError, said: str) -> BrokerError:
         if error.code not in {401, 403}:
             return BrokerUnavailable(f"what answers at {self.url} says {error.code} {error.reason}")
-        said = error.read(2000).decode(errors="replace")
         for words, tag in _TAGS.items():
             if words in said:
                 return AccessRefused(f"user {self.user!r} has not the tag `{tag}`, which the management API wants")

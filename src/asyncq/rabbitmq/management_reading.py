@@ -53,11 +53,14 @@ async def completed(standing: Standing, api: ManagementApi, cluster: str, *, eve
     if everything:
         user = f"/permissions{vhost}{path_of(standing.user)}"
         permissions = await notes.read(api, user, f"Permissions of user {standing.user!r}")
-        nodes = await notes.read(api, "/nodes", "Memory and disk alarms, and partitions of the cluster")
+        nodes = await notes.read(api, "/nodes", "Stopped nodes, and partitions of the cluster,")
+        # What /nodes tells of alarms is up to 10 s old.
+        health = await notes.read(api, "/health/checks/alarms", "Memory and disk alarms")
         seen = replace(
             seen,
             permissions=None if permissions is None else _permissions(permissions),
             nodes=None if nodes is None else [_node(node) for node in nodes],
+            alarms=None if health is None else _alarms(health),
         )
     return replace(seen, unread=tuple(notes.unread))
 
@@ -136,7 +139,9 @@ def _node(raw: dict[str, Any]) -> Node:
     return Node(
         raw.get("name", "?"),
         bool(raw.get("running")),
-        memory_alarm=bool(raw.get("mem_alarm")),
-        disk_alarm=bool(raw.get("disk_free_alarm")),
         partitions=tuple(raw.get("partitions") or ()),
     )
+
+
+def _alarms(health: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(alarm.get("node", "?"), alarm.get("resource", "?")) for alarm in health.get("alarms") or ()]

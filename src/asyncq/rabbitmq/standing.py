@@ -65,8 +65,6 @@ class Node:
 
     name: str
     running: bool
-    memory_alarm: bool = False
-    disk_alarm: bool = False
     partitions: Sequence[str] = ()
 
 
@@ -85,6 +83,7 @@ class Standing:
         bindings: All bindings.
         permissions: Of the user in this virtual host.
         nodes: Of the cluster.
+        alarms: The alarms that are on, as (node, `memory` or `disk`).
         complete: Whether the management API has told about all queues, exchanges and bindings.
         unread: What could not be read and why, each a sentence.
     """
@@ -99,5 +98,6 @@ class Standing:
     bindings: frozenset[BindingDeclaration] | None = None
     permissions: Permissions | None = None
     nodes: Sequence[Node] | None = None
+    alarms: Sequence[tuple[str, str]] | None = None
     complete: bool = False
     unread: Sequence[str] = ()
