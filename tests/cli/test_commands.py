@@ -26,7 +26,7 @@ def test_help_names_every_command():
     """And each has its own help."""
     shown = invoke("--help")
     assert shown.exit_code == 0
-    for command in ("worker", "send", "call", "dead", "version"):
+    for command in ("worker", "send", "call", "dead", "topology", "doctor", "version"):
         assert command in shown.output
         assert invoke(command, "--help").exit_code == 0
 
@@ -54,6 +54,10 @@ def test_no_command_at_all_shows_the_help():
         ("dead",),
         ("dead", "list"),
         ("dead", "list", "mail", "--limit", "0"),
+        ("topology",),
+        ("topology", "show"),
+        ("topology", "show", "shop:app", "--nonsense"),
+        ("doctor", "shop:app", "--log-level", "loud"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_what(arguments):
