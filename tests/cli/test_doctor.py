@@ -180,6 +180,18 @@ async def test_another_delivery_limit_than_the_settings_is_an_error(in_process, 
     assert (status, severities(findings, "topology")) == (0, ["ok"])
 
 
+async def test_an_app_that_declares_nothing_is_told_to_have_the_ladder_declared(in_process, doctor):
+    """And is well as soon as it stands."""
+    declares_nothing = {"ASYNCQ_DECLARE": "false"}
+    await in_process.arun("topology", "apply", "shop:app")
+    status, findings = await doctor("shop:app", environment=declares_nothing)
+    assert (status, severities(findings, "delays")) == (2, ["error"])
+    assert "asyncq topology apply MODULE:APP --delays" in findings["delays"][0]["todo"]
+    await in_process.arun("topology", "apply", "shop:app", "--delays", environment=declares_nothing)
+    status, findings = await doctor("shop:app", environment=declares_nothing)
+    assert (status, "delays" in findings) == (0, False)
+
+
 async def test_a_policy_with_a_time_to_live_and_a_consumer_timeout_are_seen(in_process, node, broker_url, doctor):
     """The first is a warning, the second is compared with the time limits where the version knows it."""
     await in_process.arun("topology", "apply", "shop:app")

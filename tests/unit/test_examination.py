@@ -307,6 +307,14 @@ def test_an_app_that_may_not_declare_gets_a_note_and_a_warning_for_its_replies()
     assert findings(standing(permissions=Permissions(r"^asyncq\.reply\.", ".*", ".*"))) == [("note", "permissions")]
 
 
+def test_an_app_that_declares_nothing_needs_the_whole_ladder():
+    """Its retries go by it too; an app that declares makes what a delay needs."""
+    patient = replace(PATIENT, declares=False)
+    assert findings(standing(), patient) == [("error", "delays")]
+    assert findings(standing(), PATIENT) == []
+    assert findings(standing((*PLAN, *ladder_plan(NAMES))), patient) == []
+
+
 def test_an_app_that_may_not_publish_gets_an_error():
     """It cannot work."""
     (one,) = [

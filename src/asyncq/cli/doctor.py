@@ -63,13 +63,16 @@ async def _examine(app: AsyncQ, management_url: str | None, *, whole_broker: boo
     from asyncq.rabbitmq.diagnosis import diagnose, found_queues, plan_of  # noqa: PLC0415
     from asyncq.rabbitmq.findings import Finding, Patient  # noqa: PLC0415
     from asyncq.rabbitmq.inspection import inspecting  # noqa: PLC0415
+    from asyncq.rabbitmq.ladder_plan import ladder_plan  # noqa: PLC0415
     from asyncq.rabbitmq.topology import Names  # noqa: PLC0415
 
     names = Names(app.settings.namespace)
     try:
         patient = Patient(names, None, (), {}) if whole_broker else _patient(app, names)
         async with inspecting(app.settings, app.name) as inspector:
-            standing = await inspector.look(plan_of(names, patient.queues), management_url, everything=True)
+            ladder = () if patient.declares else ladder_plan(names)
+            plan = (*plan_of(names, patient.queues), *ladder)
+            standing = await inspector.look(plan, management_url, everything=True)
             if whole_broker:
                 patient = Patient(names, None, found_queues(names, standing), {})
                 # Once more for exact counts: the management API's are some seconds old.
@@ -92,7 +95,7 @@ def _patient(app: AsyncQ, names: Names) -> Patient:
         limit_s = task.run.time_limit_s or app.settings.time_limit_s
         if limit_s > longest.get(task.queue, ("", 0.0))[1]:
             longest[task.queue] = (name, limit_s)
-    return Patient(names, app.name, task_queues(app), longest)
+    return Patient(names, app.name, task_queues(app), longest, app.settings.declare)
 
 
 def _print(findings: Sequence[Finding]) -> None:

@@ -142,7 +142,19 @@ def _some(names: list[str]) -> str:
 
 def _objects(patient: Patient, standing: Standing) -> Iterator[Finding]:
     plan = plan_of(patient.names, patient.queues)
-    differences = compare((*plan, *_standing_ladder(patient.names, standing)), standing)
+    if patient.declares:
+        differences = compare((*plan, *_standing_ladder(patient.names, standing)), standing)
+    else:
+        differences = compare(plan, standing)
+        incomplete = compare([part for part in ladder_plan(patient.names) if part not in plan], standing)
+        if incomplete:
+            yield Finding(
+                "error",
+                "delays",
+                f"{len(incomplete)} parts of the delay ladder are missing or different, and this app declares nothing: "
+                "delays, and retries of failed tasks, that need one are refused",
+                "`asyncq topology apply MODULE:APP --delays` declares it; `diff --delays` shows what is wrong.",
+            )
     missing = [str(one).removesuffix(" is missing") for one in differences if one.state == "missing"]
     if patient.app is None and not any(map(patient.names.own, (*standing.queues, *standing.exchanges))):
         yield Finding("note", "topology", f"nothing of asyncq stands here (namespace {patient.names.namespace!r})")

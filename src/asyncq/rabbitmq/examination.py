@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asyncq.rabbitmq.declarations import BindingDeclaration, ExchangeDeclaration, Plan, QueueDeclaration
+from asyncq.rabbitmq.declarations import BindingDeclaration, Declaration, ExchangeDeclaration, Plan, QueueDeclaration
 from asyncq.rabbitmq.refusals import remedy
 from asyncq.rabbitmq.standing import Permissions, SeenExchange, SeenQueue, Standing
 from asyncq.rabbitmq.topology import UNLIMITED_DELIVERIES
@@ -84,7 +84,7 @@ def in_words(value: Any) -> str:
     return "not set" if value is None else repr(value)
 
 
-def compare(plan: Plan, standing: Standing) -> list[Difference]:
+def compare(plan: Iterable[Declaration], standing: Standing) -> list[Difference]:
     """Return what of the plan is missing or different, in the plan's order."""
     found: list[Difference] = []
     for part in plan:

@@ -45,12 +45,14 @@ class Patient:
         app: The app's name; None where only the broker is examined.
         queues: The task queues.
         limits: For each queue the task with the longest time limit, and that limit in seconds.
+        declares: Whether the app declares what it needs; otherwise the whole delay ladder must stand.
     """
 
     names: Names
     app: str | None
     queues: tuple[QueueSpec, ...]
     limits: Mapping[str, tuple[str, float]]
+    declares: bool = True
 
 
 def release_of(version: str) -> tuple[int, int] | None:
