@@ -450,6 +450,36 @@ async def test_headers_stay_within_their_limit_with_the_largest_history_and_erro
     assert len(letter.record.history) > 1
 
 
+async def test_hours_of_retries_and_snoozes_end_when_the_time_for_retries_is_over() -> None:
+    """A task group in a running app: errors every hour, a snooze of a day, which takes nothing from the five hours."""
+    app = AsyncQ("shop")
+    hours: list[float] = []
+
+    async def child(number: int) -> None:
+        if number == 1:
+            raise Snooze(timedelta(days=1)) if len(hours) == 3 else ConnectionError("gone")
+        await asyncio.Event().wait()  # until the group cancels it
+
+    @app.task(
+        retry=RetryPolicy(on=ConnectionError, max_time=5 * 3600, max_attempts=99, backoff=Fixed(3600), jitter=False)
+    )
+    async def doomed() -> None:
+        hours.append((harness.clock.now_ms() - begin_ms) / 3_600_000)
+        async with asyncio.TaskGroup() as group:
+            for number in (1, 2):
+                group.create_task(child(number))
+
+    async with running(app) as harness:
+        begin_ms = harness.clock.now_ms()
+        await doomed.options(reply=False).send()
+        await harness.run_until_idle()
+        (letter,) = [letter async for letter in app.dead_letters("shop").browse()]
+    assert hours == [0, 1, 2, 26, 27, 28, 29]
+    assert letter.record is not None
+    assert (letter.record.reason, letter.record.attempts) == ("time for retries exhausted", 6)
+    assert [entry.attempt for entry in letter.record.history] == [1, 2, 3, 4, 5, 6]
+
+
 # --- settlement
 
 
