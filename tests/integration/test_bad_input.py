@@ -13,14 +13,14 @@ Most of it is tested beside what it is the input of. In full:
     unit/test_arguments.py::test_wrong_values_fail_in_the_producer_with_pydantics_error
     cli/test_send_and_call.py::test_with_the_app_given_wrong_input_is_refused_before_anything_is_sent
 - a body that is not JSON, not an object, of a wrong type; a foreign `asyncq-attempt: "three"`
-    integration/test_worker.py::test_a_message_that_cannot_be_run_is_a_dead_letter_at_once
+    conformance/intake.py::test_a_message_that_is_no_task_message_is_a_dead_letter_at_once
 - a body of 20 MB
-    integration/test_publishing.py::test_an_oversized_message_is_refused_before_it_is_sent_and_harms_no_other
-    integration/test_worker.py::test_a_body_that_is_too_large_to_publish_again_is_dead_lettered_by_the_broker
+    conformance/publishing.py::test_a_message_that_is_too_large_is_refused_before_it_is_sent_and_harms_no_other
+    conformance/intake.py::test_a_body_that_is_too_large_for_a_copy_is_dead_lettered_by_the_broker
     test_a_foreign_body_of_20_mb_is_kept_or_refused_and_the_next_task_runs, below
 - an unknown task
-    integration/test_worker.py::test_an_unknown_task_waits_on_the_ladder_and_is_then_a_dead_letter
-    integration/test_worker.py::test_an_unknown_task_is_run_once_a_worker_knows_it
+    conformance/intake.py::test_a_task_that_nobody_knows_waits_and_is_then_a_dead_letter
+    conformance/intake.py::test_a_task_that_is_unknown_at_first_is_run_by_a_worker_that_knows_it
 - a missing module or app on the command line
     cli/test_loading.py::test_a_module_that_is_not_there_is_named_with_the_folder_and_a_likely_other
     cli/test_loading.py::test_an_attribute_that_is_not_there_is_told_the_apps_that_are
@@ -35,20 +35,20 @@ Most of it is tested beside what it is the input of. In full:
     test_a_foreign_message_with_140_kb_of_headers_is_retried_and_dead_lettered, below
     test_headers_of_every_kind_survive_a_retry, below
 - a delayed send to a queue that does not exist
-    integration/test_publishing.py::test_a_task_for_a_queue_that_does_not_exist_is_unroutable_at_once_and_with_a_delay
+    conformance/publishing.py::test_a_message_for_a_queue_that_does_not_exist_is_unroutable
 - a result that cannot be serialised
-    integration/test_worker.py::test_a_result_that_cannot_be_written_is_a_failure_and_no_retry
+    conformance/retries.py::test_a_result_that_cannot_be_written_is_a_failure_and_no_retry
 - a worker killed in the middle
     integration/test_worker.py::test_a_task_whose_worker_is_killed_is_run_by_another_one
 - a task that calls `sys.exit()`, raises `CancelledError` or leaves a thread running
-    integration/test_worker.py::test_no_task_can_end_the_worker
+    conformance/working.py::test_no_task_can_end_the_worker
     integration/test_worker.py::test_a_thread_that_overruns_is_settled_and_keeps_its_slot
     cli/test_worker.py::test_a_thread_that_never_ends_does_not_hold_up_the_exit
     test_what_a_task_has_left_running_does_not_hold_up_the_workers_exit, below
 - the queue deleted under a running worker
-    integration/test_worker.py::test_a_queue_that_is_deleted_under_a_worker_is_declared_and_consumed_again
+    conformance/working.py::test_a_worker_declares_a_queue_again_that_was_deleted_under_it
 - a reply to a producer that is gone
-    integration/test_worker.py::test_a_reply_to_a_producer_that_is_gone_is_no_fault
+    conformance/intake.py::test_a_reply_to_somebody_who_is_gone_is_no_fault
 - a dead-letter queue looked at 50 times
     integration/test_dead_letters.py::test_fifty_looks_destroy_nothing
     integration/test_dead_letters.py::test_a_foreign_look_destroys_nothing_either
@@ -72,11 +72,13 @@ import aio_pika
 import aiormq
 import pytest
 
+import asyncq.testing
 from asyncq import AsyncQ, Fixed, RetryPolicy
 from asyncq.errors import InvalidQueueName, TopologyMismatch
 from support import eventually, working
 
 TESTS = Path(__file__).parents[1]
+CONFORMANCE = Path(asyncq.testing.__file__).parent  # its behaviours are in the package
 SOON = RetryPolicy(backoff=Fixed(0.02), jitter=False, max_attempts=2)
 
 
@@ -122,7 +124,8 @@ def test_each_test_that_is_named_above_exists():
     named = re.findall(r"^    (?:(\S+\.py)::)?(test_\w+)", __doc__, flags=re.MULTILINE)
     assert len(named) >= 30
     for file, test in named:
-        text = (TESTS / file if file else Path(__file__)).read_text()
+        folder = CONFORMANCE if file.startswith("conformance/") else TESTS
+        text = (folder / file if file else Path(__file__)).read_text()
         assert re.search(rf"^(async )?def {test}\(", text, flags=re.MULTILINE), f"{file}::{test}"
 
 
