@@ -6,8 +6,8 @@ import textwrap
 import pytest
 
 from asyncq import AsyncQ
-from asyncq.loading import load_app
 from asyncq.errors import AppNotFound, ConfigurationError, TaskDefinitionError
+from asyncq.loading import load_app
 
 
 @pytest.fixture

@@ -73,8 +73,9 @@ def rows() -> list[tuple[str, str]]:
 def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing():
     """The table promises nothing that is not shown."""
     words = """broker backend task_serializer result_serializer accept_content timezone enable_utc task_track_started
-    task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for retry_backoff retry_backoff_max
-    retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult status get task_always_eager"""
+    task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for dont_autoretry_for
+    retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
+    status get task_always_eager"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -215,6 +216,13 @@ async def test_autoretry_for(broker_url):
     assert len(await failing(broker_url, policy, ConnectionResetError())) == 2
     assert len(await failing(broker_url, policy, ValueError())) == 1
     assert len(await failing(broker_url, None, ValueError())) == 1
+
+
+async def test_dont_autoretry_for(broker_url):
+    """Also where `on` names a base class of it."""
+    policy = RetryPolicy(on=OSError, never=(PermissionError,), max_attempts=3, backoff=Fixed(0.1))
+    assert len(await failing(broker_url, policy, PermissionError("no"))) == 1
+    assert len(await failing(broker_url, policy, ConnectionError("away"))) == 3
 
 
 async def test_retry_backoff(broker_url):
