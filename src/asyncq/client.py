@@ -29,7 +29,7 @@ from asyncq.errors import (
     ReplyLost,
 )
 from asyncq.loggers import get_logger
-from asyncq.message import DUE_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id
+from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id
 from asyncq.queue_names import check_queue_name
 from asyncq.results import PendingReply, ResultHandle
 from asyncq.settings import Settings
@@ -52,7 +52,7 @@ class Client:
         app: The app's name, for `app_id`.
         broker: An open broker.
         settings: Timeouts and names.
-        clock: For timestamps and for `eta`.
+        clock: For timestamps, `eta` and `expires`.
     """
 
     def __init__(self, app: str, broker: Broker, settings: Settings, clock: Clock) -> None:
@@ -83,6 +83,7 @@ class Client:
 
         Raises:
             Unroutable: There is no such queue.
+            InvalidOption: It would expire before it is due.
             PublishError: One of its other subclasses says what happened, and whether sending again is safe.
         """
         publication, handle = await self._prepare(signature)
@@ -99,6 +100,7 @@ class Client:
 
         Raises:
             TaskFailed: The task has finally failed.
+            TaskExpired: Its `expires=` was over before it could run, or run again.
             ResultTimeout: No result within the send's `timeout=`, or `call_timeout_s` of the settings.
             PublishError: As `send_signature`.
         """
@@ -166,12 +168,12 @@ class Client:
             reply = signature.reply if sending.reply is None else sending.reply
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
-        delay_s = sending.delay_s or 0.0
-        if sending.eta_ms is not None:
-            delay_s = max(0.0, (sending.eta_ms - now_ms) / 1000)
+        delay_s, expires_ms = sending.times_at(now_ms)
         headers: dict[str, HeaderValue] = {**sending.headers, **_lineage()}
         if delay_s > 0:
             headers[DUE_AT] = now_ms + round(delay_s * 1000)
+        if expires_ms is not None:
+            headers[EXPIRES_AT] = expires_ms
         pending, reply_to = None, None
         if reply:
             reply_to = (await self._open_mailbox()).address

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncq.errors import BrokerError, NoContext
 from asyncq.loggers import get_logger
-from asyncq.message import Headers, Message
+from asyncq.message import Headers, Message, expires_at_ms_of
 from asyncq.results import Progress
 from asyncq.sync import TaskSync
 
@@ -91,6 +91,15 @@ class TaskContext:
     def deadline(self) -> datetime | None:
         """When this attempt's time limit ends: an aware `datetime` in UTC, or None."""
         return None if self._deadline_ms is None else datetime.fromtimestamp(self._deadline_ms / 1000, UTC)
+
+    @property
+    def expires(self) -> datetime | None:
+        """From when on no attempt of this task may begin: an aware `datetime` in UTC, or None.
+
+        It does not end an attempt that has begun; a task whose work is then worth nothing looks here.
+        """
+        expires_ms = expires_at_ms_of(self.message)
+        return None if expires_ms is None else datetime.fromtimestamp(expires_ms / 1000, UTC)
 
     @property
     def cancelled(self) -> bool:

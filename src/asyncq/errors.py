@@ -38,6 +38,7 @@
         ├── TaskFailed                 the task failed, with the remote type, message and traceback
         │   └── TaskRejected           it was not run: the message was bad, or the task said Reject
         ├── TaskCancelled
+        ├── TaskExpired                its `expires=` was over before it could run, or run again
         ├── ResultNotSerialisable      the task's return value does not fit its declared type or JSON
         ├── ResultTooLarge
         └── InvalidResult              the reply does not fit the declared return type
@@ -50,6 +51,7 @@ retries it only where it says so by this name (see `retry.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "ResultTooLarge",
     "TaskCancelled",
     "TaskDefinitionError",
+    "TaskExpired",
     "TaskFailed",
     "TaskRejected",
     "TimeLimitExceeded",
@@ -278,6 +281,33 @@ class TaskRejected(TaskFailed):
 
 class TaskCancelled(ResultError):
     """The task was cancelled."""
+
+
+class TaskExpired(ResultError):
+    """The task's `expires=` was over before it could run, or would have been before it could run again.
+
+    Attributes:
+        task_id: The task's id.
+        expires: When it expires, in UTC.
+        met: When a worker saw that, by the worker's clock, in UTC; before `expires` where the next attempt would
+            have come too late.
+        error: Type and message of the last failed attempt; None where none has failed.
+    """
+
+    def __init__(self, task_id: str, expires: datetime, met: datetime, error: str | None = None) -> None:
+        super().__init__(task_id, expires, met, error)
+        self.task_id = task_id
+        self.expires = expires
+        self.met = met
+        self.error = error
+
+    def __str__(self) -> str:
+        expires, met = (moment.isoformat(sep=" ", timespec="milliseconds") for moment in (self.expires, self.met))
+        if self.met < self.expires:
+            text = f"task {self.task_id} ended at {met}: it expires at {expires}, before its next attempt could begin"
+        else:
+            text = f"task {self.task_id} expired at {expires} and was not run: a worker met it at {met}"
+        return text if self.error is None else f"{text}; its last error was {self.error}"
 
 
 class ResultNotSerialisable(ResultError):

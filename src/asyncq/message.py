@@ -22,8 +22,10 @@ __all__ = [
     "ATTEMPT",
     "CONTENT_TYPE_JSON",
     "DUE_AT",
+    "EXPIRES_AT",
     "FIRST_AT",
     "HISTORY",
+    "LATEST_MS",
     "MAX_HEADERS_BYTES",
     "PARENT_ID",
     "RESERVED_HEADER_PREFIX",
@@ -36,6 +38,7 @@ __all__ = [
     "attempt_of",
     "copy_of",
     "cut_text",
+    "expires_at_ms_of",
     "first_at_ms_of",
     "headers_size",
     "new_id",
@@ -48,6 +51,7 @@ RESERVED_HEADER_PREFIX = "asyncq-"
 ATTEMPT = "asyncq-attempt"
 UNKNOWN_SINCE = "asyncq-unknown-since"
 DUE_AT = "asyncq-due-at"
+EXPIRES_AT = "asyncq-expires-at"
 FIRST_AT = "asyncq-first-at"
 HISTORY = "asyncq-history"
 ROOT_ID = "asyncq-root-id"
@@ -61,6 +65,9 @@ Headers = Mapping[str, HeaderValue]
 
 _NEVER_COPIED = ("x-", "CC", "BCC")
 
+LATEST_MS = 253_402_300_799_999
+"""Where a `datetime` ends, in milliseconds since the epoch. Who counts in microseconds is far beyond it."""
+
 
 class ReplyType:
     """The values of `type` in a reply."""
@@ -70,6 +77,7 @@ class ReplyType:
     FAILED = "failed"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,14 +149,26 @@ def first_at_ms_of(message: Message) -> int | None:
     return _integer_header(message, FIRST_AT)
 
 
-def _integer_header(message: Message, name: str) -> int | None:
+def expires_at_ms_of(message: Message) -> int | None:
+    """Return from when on the task must not begin any more, in milliseconds since the epoch; None where it may always.
+
+    Raises:
+        MalformedMessage: The header is no such time.
+    """
+    remedy = "It is a time in milliseconds since the epoch, at most in the year 9999; leave it out for no expiry."
+    value = _integer_header(message, EXPIRES_AT, remedy)
+    if value is not None and value > LATEST_MS:
+        raise MalformedMessage(f"Header {EXPIRES_AT} of task {message.task_id} is too large: {value}. {remedy}")
+    return value
+
+
+def _integer_header(message: Message, name: str, remedy: str = "Leave it out: asyncq sets it itself.") -> int | None:
     value = message.headers.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise MalformedMessage(
-            f"Header {name} of task {message.task_id} must be a positive integer, not {value!r}. "
-            "Leave it out: asyncq sets it itself."
+            f"Header {name} of task {message.task_id} must be a positive integer, not {value!r}. {remedy}"
         )
     return value
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
 from asyncq.errors import InvalidOption
-from asyncq.message import MAX_HEADERS_BYTES, RESERVED_HEADER_PREFIX, HeaderValue, headers_size
+from asyncq.message import LATEST_MS, MAX_HEADERS_BYTES, RESERVED_HEADER_PREFIX, HeaderValue, headers_size
 from asyncq.queue_names import check_queue_name
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
@@ -56,6 +56,7 @@ class SendOptions(TypedDict, total=False):
     Attributes:
         delay: Run no earlier than so long from now, in seconds or as a `timedelta`.
         eta: Run no earlier than this moment: an aware `datetime`.
+        expires: Do not begin to run after this: seconds or a `timedelta` from the send, or an aware `datetime`.
         queue: Another queue than the task's own.
         task_id: The id to use, in place of a new one. At most 128 characters.
         headers: Headers of your own; names that begin with `asyncq-` and `x-` are not yours.
@@ -65,6 +66,7 @@ class SendOptions(TypedDict, total=False):
 
     delay: float | timedelta
     eta: datetime
+    expires: float | timedelta | datetime
     queue: str
     task_id: str
     headers: Mapping[str, str | int | float | bool]
@@ -100,6 +102,10 @@ def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
     return RetryDefaults(policies_of(retry, "AsyncQ(retry=...)"), found)
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_EXPIRY_S = 100 * 365.25 * 86400
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """How a task runs in a worker; None where the app's default holds."""
@@ -114,6 +120,8 @@ class Sending:
 
     delay_s: float | None = None
     eta_ms: int | None = None
+    expires_s: float | None = None
+    expires_ms: int | None = None
     queue: str | None = None
     task_id: str | None = None
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
@@ -134,27 +142,85 @@ class Sending:
         delay, eta, timeout = options.get("delay"), options.get("eta"), options.get("timeout")
         if delay is not None and eta is not None:
             raise InvalidOption("Give either delay= or eta=, not both.")
-        return cls(
+        expires_s, expires_ms = _expires(options.get("expires"))
+        sending = cls(
             delay_s=None if delay is None else seconds_of(delay, "delay="),
-            eta_ms=None if eta is None else _eta_ms(eta),
+            eta_ms=None if eta is None else _ms_of(eta, "eta=", round_up=True),  # nothing runs early
+            expires_s=expires_s,
+            expires_ms=expires_ms,
             queue=options.get("queue"),
             task_id=_task_id(options.get("task_id")),
             headers=_headers(options.get("headers") or {}),
             reply=_reply(options.get("reply")),
             timeout_s=None if timeout is None else seconds_of(timeout, "timeout="),
         )
+        is_relative = sending.expires_s is not None and sending.delay_s is not None
+        is_absolute = sending.expires_ms is not None and sending.eta_ms is not None
+        if is_relative or is_absolute:  # a mixture is for the clock of the send
+            sending.times_at(0)
+        return sending
+
+    def times_at(self, now_ms: int) -> tuple[float, int | None]:
+        """Return the delay of a send at this moment, in seconds, and when its task expires, or None.
+
+        Args:
+            now_ms: In milliseconds since the epoch, as is the answer's second part.
+
+        Raises:
+            InvalidOption: The task would expire before it is due, so it would never run.
+        """
+        delay_s = self.delay_s or 0.0
+        if self.eta_ms is not None:
+            delay_s = max(0.0, (self.eta_ms - now_ms) / 1000)
+        expires_ms = self.expires_ms
+        if self.expires_s is not None:
+            expires_ms = now_ms + max(1, round(self.expires_s * 1000))
+        if expires_ms is not None and delay_s > 0 and expires_ms <= now_ms + round(delay_s * 1000):
+            due = "delay=" if self.eta_ms is None else "eta="
+            raise InvalidOption(
+                f"expires= ({_in_words(self.expires_s, self.expires_ms)}) is not after {due} "
+                f"({_in_words(self.delay_s, self.eta_ms)}): the task would expire before it is due, and never run."
+            )
+        return delay_s, expires_ms
 
 
-def _eta_ms(eta: Any) -> int:
-    if not isinstance(eta, datetime):
-        raise InvalidOption(f"eta= takes an aware datetime, for example datetime.now(UTC), not {eta!r}.")
-    if eta.tzinfo is None or eta.utcoffset() is None:
+def _expires(expires: Any) -> tuple[float | None, int | None]:
+    """Return the checked `expires=` as seconds from the send, or as milliseconds since the epoch."""
+    if expires is None:
+        return None, None
+    if isinstance(expires, datetime):
+        expires_ms = _ms_of(expires, "expires=", round_up=False)  # nothing begins late
+        return None, min(max(1, expires_ms), LATEST_MS)
+    if isinstance(expires, bool) or not isinstance(expires, (int, float, timedelta)):
         raise InvalidOption(
-            f"eta={eta!r} has no time zone, so it is unknown which moment it means. "
+            "expires= takes seconds or a timedelta from the send, or an aware datetime such as "
+            f"datetime.now(UTC) + timedelta(hours=1), not {expires!r}."
+        )
+    seconds = seconds_of(expires, "expires=")
+    if not 0 < seconds <= _LONGEST_EXPIRY_S:
+        raise InvalidOption(
+            f"expires= must be more than zero and at most 100 years, not {expires!r}. "
+            "For a task that never expires, leave it out."
+        )
+    return seconds, None
+
+
+def _ms_of(moment: Any, option: str, *, round_up: bool) -> int:
+    if not isinstance(moment, datetime):
+        raise InvalidOption(f"{option} takes an aware datetime, for example datetime.now(UTC), not {moment!r}.")
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise InvalidOption(
+            f"{option}{moment!r} has no time zone, so it is unknown which moment it means. "
             "Use datetime.now(UTC) + timedelta(...), or add tzinfo."
         )
-    since_epoch = eta - datetime(1970, 1, 1, tzinfo=UTC)
-    return -(-(since_epoch // timedelta(microseconds=1)) // 1000)  # rounded up: nothing runs early
+    microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
+    return -(-microseconds // 1000) if round_up else microseconds // 1000
+
+
+def _in_words(seconds: float | None, moment_ms: int | None) -> str:
+    if moment_ms is None:
+        return f"{seconds:g} s from the send"
+    return (_EPOCH + timedelta(milliseconds=moment_ms)).isoformat(timespec="milliseconds")
 
 
 def _task_id(task_id: Any) -> str | None:

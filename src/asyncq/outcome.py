@@ -14,6 +14,7 @@ __all__ = [
     "Cancelled",
     "Deferred",
     "Drained",
+    "Expired",
     "Failed",
     "Failure",
     "LostLease",
@@ -124,6 +125,21 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """The task's time is over, or would be before its next attempt: it does not run any more.
+
+    Attributes:
+        expires_ms: From when on it must not begin, in milliseconds since the epoch.
+        met_ms: When a worker saw that, by its own clock, in milliseconds since the epoch.
+        failure: What went wrong in the last attempt; None where none has failed.
+    """
+
+    expires_ms: int
+    met_ms: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """The worker stops, and the attempt was interrupted. The same attempt runs again elsewhere."""
 
@@ -133,4 +149,4 @@ class LostLease:
     """The broker took the delivery back while it ran. It is, or will be, somebody else's."""
 
 
-Outcome = Succeeded | RetryLater | Snoozed | Deferred | Failed | Rejected | Cancelled | Drained | LostLease
+Outcome = Succeeded | RetryLater | Snoozed | Deferred | Failed | Rejected | Cancelled | Expired | Drained | LostLease

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from asyncq.errors import (
@@ -21,6 +21,7 @@ from asyncq.errors import (
     ReplyLost,
     ResultTimeout,
     TaskCancelled,
+    TaskExpired,
     TaskFailed,
     TaskRejected,
 )
@@ -142,6 +143,7 @@ class ResultHandle(Generic[R]):
         Raises:
             TaskFailed: The task has finally failed.
             TaskRejected: It was never run, or rejected its message.
+            TaskExpired: Its `expires=` was over before it could run, or run again.
             ResultTimeout: Nothing came in time. The task goes on; calling again goes on waiting.
             NoReply: The task was sent with `reply=False`.
             ReplyLost: The reply queue was lost. The task itself is not affected.
@@ -197,6 +199,8 @@ class ResultHandle(Generic[R]):
                 ) from error
         if reply.type == ReplyType.CANCELLED:
             raise TaskCancelled(f"Task {self.id} was cancelled.")
+        if reply.type == ReplyType.EXPIRED:
+            raise _expired(self.id, reply.body)
         kind = TaskRejected if reply.type == ReplyType.REJECTED else TaskFailed
         raise kind(self.id, *_error(reply.body))
 
@@ -207,6 +211,18 @@ def _progress(body: bytes) -> Progress | None:
         return Progress(value["done"], value.get("total"), value.get("label"), value.get("details") or {})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # progress is a courtesy: a broken one must not hide the result
+
+
+def _expired(task_id: str, body: bytes) -> TaskExpired | InvalidResult:
+    try:
+        value = json.loads(body)
+        expires, met = (datetime.fromtimestamp(value[name] / 1000, UTC) for name in ("expires_at", "met_at"))
+        error = value.get("error")
+        return TaskExpired(task_id, expires, met, None if error is None else f"{error['type']}: {error['message']}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as cause:
+        invalid = InvalidResult(f"Task {task_id} has expired, but its reply does not say when: {cause!r}")
+        invalid.__cause__ = cause
+        return invalid
 
 
 def _error(body: bytes) -> tuple[str, str, str]:

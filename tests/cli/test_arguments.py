@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from asyncq.cli.arguments import read_eta, read_headers, read_json_object, read_queues
+from asyncq.cli.arguments import read_eta, read_expires, read_headers, read_json_object, read_queues
 from asyncq.errors import InvalidOption, InvalidQueueName
 
 
@@ -84,6 +84,20 @@ def test_an_eta_that_means_no_moment_is_refused(text, said):
     """A local time without zone could mean any of 24."""
     with pytest.raises(InvalidOption, match=said):
         read_eta(text)
+
+
+def test_an_expiry_is_seconds_or_a_moment_with_a_time_zone():
+    """What is a number is seconds."""
+    assert read_expires(None) is None
+    assert read_expires("0.5") == 0.5
+    assert read_expires("2030-01-31T08:00:00Z") == datetime(2030, 1, 31, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("text", "said"), [("soon", "seconds, or a moment"), ("2030-01-31T08:00:00", "no time zone")])
+def test_an_expiry_that_is_neither_is_refused(text, said):
+    """The message shows a moment that works."""
+    with pytest.raises(InvalidOption, match=said):
+        read_expires(text)
 
 
 def test_queues_may_name_their_slots():

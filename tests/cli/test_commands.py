@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def test_wrong_usage_exits_with_2_and_says_what(arguments):
         (("send", "shop.greet", "{}", "--eta", "2030-01-01"), "no time zone"),
         (("send", "shop.greet", "{}", "--delay", "1", "--eta", "2030-01-01T00:00:00Z"), "either --delay or --eta"),
         (("send", "shop.greet", "{}", "--header", "a"), "NAME=VALUE"),
+        (("send", "shop.greet", "{}", "--expires", "soon"), "--expires takes seconds, or a moment in ISO 8601"),
     ],
 )
 def test_wrong_values_exit_with_2_and_one_message(arguments, said):
@@ -129,6 +131,8 @@ def test_every_error_of_asyncq_has_a_documented_exit_code(kind, capsys):
     for name in ("task_id", "type", "message", "traceback"):
         if issubclass(kind, errors.TaskFailed):
             setattr(error, name, "")
+    if issubclass(kind, errors.TaskExpired):
+        error = kind("id", datetime.now(UTC), datetime.now(UTC))
     expected = 1
     if issubclass(kind, (errors.ConfigurationError, errors.UsageError, errors.MalformedMessage)):
         expected = 2

@@ -47,6 +47,19 @@ async def test_a_call_whose_task_fails_exits_with_1_and_the_remote_error(working
     assert "asyncq/cli" not in called.stderr
 
 
+async def test_a_task_that_has_expired_exits_with_1_and_says_when(working_shell):
+    """`--expires` takes a moment, or seconds from now; what would never run is not sent."""
+    body = '{"name": "You"}'
+    called = await working_shell.arun("call", "shop.greet", body, "-q", "mail", "--expires", "2020-01-31T08:00:00Z")
+    assert (called.returncode, called.stdout) == (1, "")
+    assert "expired at 2020-01-31 08:00:00.000+00:00 and was not run" in called.stderr
+    called = await working_shell.arun("call", "shop.greet", body, "-q", "mail", "--expires", "600")
+    assert (called.returncode, called.stdout) == (0, '["Hello You"]\n')
+    sent = await working_shell.arun("send", "shop.greet", body, "-q", "mail", "--expires", "5", "--delay", "5")
+    assert (sent.returncode, sent.stdout) == (2, "")
+    assert "is not after delay=" in sent.stderr
+
+
 async def test_wrong_arguments_without_the_app_are_refused_by_the_worker(working_shell):
     """They went as they were; the failure comes back."""
     called = await working_shell.arun("call", "shop.greet", '{"name": "You", "times": "many"}', "--queue", "mail")

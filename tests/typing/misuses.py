@@ -65,6 +65,7 @@ async def context_is_not_sent(context: TaskContext) -> None:
 async def wrong_options() -> None:
     plain.options(dealy=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.options(delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.options(expires="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.options(headers={"a": None})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
     plain.s("x").options(queue=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

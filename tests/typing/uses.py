@@ -19,6 +19,7 @@ from asyncq import (
     Signature,
     Task,
     TaskContext,
+    TaskExpired,
     current_context,
 )
 
@@ -88,6 +89,7 @@ async def with_context(ctx: TaskContext, to: str, copies: int = 1) -> Receipt:
     assert_type(ctx.task_id, str)
     assert_type(ctx.attempt, int)
     assert_type(ctx.deadline, datetime | None)
+    assert_type(ctx.expires, datetime | None)
     assert_type(ctx.cancelled, bool)
     ctx.log.info("sending", to=to, copies=copies)
     return Receipt(message_id=to)
@@ -159,6 +161,9 @@ async def options() -> None:
     assert_type(await with_context.options(eta=datetime.now(UTC)).send("x"), ResultHandle[Receipt])
     assert_type(await plain_thread.options(delay=timedelta(1), timeout=3).call("x"), int)
     assert_type(plain.s("x").options(delay=3), Signature[Receipt])
+    assert_type(plain.s("x").options(expires=0.5), Signature[Receipt])
+    assert_type(await plain.options(delay=1, expires=timedelta(1)).send("x"), ResultHandle[Receipt])
+    assert_type(await app.send("shop.unknown", {"to": "x"}, expires=datetime.now(UTC)), ResultHandle[Any])
 
 
 async def signatures() -> None:
@@ -177,6 +182,10 @@ async def results() -> None:
     assert_type(await handle.result(timeout=3), Receipt)
     assert_type(await handle.result(timedelta(seconds=3)), Receipt)
     assert_type((await handle.result()).message_id, str)
+    try:
+        await handle.result()
+    except TaskExpired as error:
+        assert_type((error.expires, error.met, error.error), tuple[datetime, datetime, str | None])
     assert_type(handle.updates(), AsyncIterator[Progress])
     async for update in handle.updates():
         assert_type(update, Progress)

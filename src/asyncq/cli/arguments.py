@@ -14,7 +14,7 @@ from typing import NoReturn
 from asyncq.errors import InvalidOption
 from asyncq.queue_names import check_queue_name
 
-__all__ = ["read_eta", "read_headers", "read_json_object", "read_queues"]
+__all__ = ["read_eta", "read_expires", "read_headers", "read_json_object", "read_queues"]
 
 MAX_SLOTS = 2000
 
@@ -95,16 +95,32 @@ def read_eta(text: str | None) -> datetime | None:
     Raises:
         InvalidOption: It is no moment in ISO 8601, or its time zone is missing.
     """
+    return None if text is None else _moment(text, "--eta", "a moment")
+
+
+def read_expires(text: str | None) -> float | datetime | None:
+    """Return the seconds, or the moment, of `--expires`.
+
+    Raises:
+        InvalidOption: It is neither seconds nor a moment in ISO 8601, or its time zone is missing.
+    """
     if text is None:
         return None
+    try:
+        return float(text)
+    except ValueError:
+        return _moment(text, "--expires", "seconds, or a moment")
+
+
+def _moment(text: str, option: str, what: str) -> datetime:
     example = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidOption(f"--eta takes a moment in ISO 8601, for example {example}, not {text!r}.") from None
+        raise InvalidOption(f"{option} takes {what} in ISO 8601, for example {example}, not {text!r}.") from None
     if moment.tzinfo is None:
         raise InvalidOption(
-            f"--eta {text} has no time zone, so it is unknown which moment it means. "
+            f"{option} {text} has no time zone, so it is unknown which moment it means. "
             f"Add Z for UTC or an offset such as +03:00, for example {example}."
         )
     return moment

@@ -17,7 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from asyncq.app import AsyncQ
-from asyncq.cli.arguments import read_eta, read_headers, read_json_object
+from asyncq.cli.arguments import read_eta, read_expires, read_headers, read_json_object
 from asyncq.cli.options import AppOption, BrokerUrlOption, LogLevelOption, app_for
 from asyncq.cli.report import validation_lines
 from asyncq.errors import InvalidOption
@@ -46,6 +46,12 @@ DelayOption = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, hel
 EtaOption = Annotated[
     str | None, typer.Option(metavar="ISO", help="Run no earlier than this moment, for example 2030-01-31T08:00:00Z.")
 ]
+ExpiresOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SECONDS|ISO", help="Do not begin to run later than so many seconds from now, or than this moment."
+    ),
+]
 TaskIdOption = Annotated[str | None, typer.Option(metavar="ID", help="The task's id, in place of a new one.")]
 HeaderOption = Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="Repeatable.")]
 
@@ -58,6 +64,7 @@ def send(  # noqa: PLR0913 - the options of the command
     queue: QueueOption = None,
     delay: DelayOption = None,
     eta: EtaOption = None,
+    expires: ExpiresOption = None,
     task_id: TaskIdOption = None,
     header: HeaderOption = None,
     broker_url: BrokerUrlOption = None,
@@ -65,7 +72,7 @@ def send(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Send a task, print its id, and do not wait for its result."""
     body = read_json_object(json_arguments)
-    options = _options(queue=queue, delay=delay, eta=eta, task_id=task_id, header=header)
+    options = _options(queue=queue, delay=delay, eta=eta, expires=expires, task_id=task_id, header=header)
     options["reply"] = False  # this process ends at once; nobody would read the reply
     configure_logging(log_level)
     loaded = app_for(app, broker_url)
@@ -80,6 +87,7 @@ def call(  # noqa: PLR0913 - the options of the command
     queue: QueueOption = None,
     delay: DelayOption = None,
     eta: EtaOption = None,
+    expires: ExpiresOption = None,
     task_id: TaskIdOption = None,
     header: HeaderOption = None,
     timeout: Annotated[
@@ -90,7 +98,7 @@ def call(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Send a task, wait for its result, and print it as JSON. Exits with 1 where the task fails or takes too long."""
     body = read_json_object(json_arguments)
-    options = _options(queue=queue, delay=delay, eta=eta, task_id=task_id, header=header)
+    options = _options(queue=queue, delay=delay, eta=eta, expires=expires, task_id=task_id, header=header)
     options["reply"] = True
     if timeout is not None:
         options["timeout"] = timeout
@@ -101,7 +109,13 @@ def call(  # noqa: PLR0913 - the options of the command
 
 
 def _options(
-    *, queue: str | None, delay: float | None, eta: str | None, task_id: str | None, header: list[str] | None
+    *,
+    queue: str | None,
+    delay: float | None,
+    eta: str | None,
+    expires: str | None,
+    task_id: str | None,
+    header: list[str] | None,
 ) -> SendOptions:
     if delay is not None and eta is not None:
         raise InvalidOption("Give either --delay or --eta, not both.")
@@ -114,6 +128,9 @@ def _options(
     moment = read_eta(eta)
     if moment is not None:
         options["eta"] = moment
+    expiry = read_expires(expires)
+    if expiry is not None:
+        options["expires"] = expiry
     if task_id is not None:
         options["task_id"] = task_id
     return options

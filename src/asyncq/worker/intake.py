@@ -16,8 +16,16 @@ from pydantic import ValidationError
 from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
-from asyncq.message import CONTENT_TYPE_JSON, Message, attempt_of, first_at_ms_of, unknown_since_ms_of
-from asyncq.outcome import Deferred, Failed, Failure, Outcome, Rejected
+from asyncq.history import history_of
+from asyncq.message import (
+    CONTENT_TYPE_JSON,
+    Message,
+    attempt_of,
+    expires_at_ms_of,
+    first_at_ms_of,
+    unknown_since_ms_of,
+)
+from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected
 from asyncq.worker.attempt import AnyTask
 
 __all__ = ["Call", "Intake", "Refusal"]
@@ -57,7 +65,7 @@ class Intake:
 
     Args:
         tasks: The tasks of this worker by name.
-        clock: For how long a name has been unknown.
+        clock: For how long a name has been unknown, and whether a task has expired.
         unknown_task_patience_s: How long a name may be unknown.
         delivery_limit: A message that the broker has delivered so often without an end is not run again: it may
             be what kills the workers.
@@ -80,10 +88,9 @@ class Intake:
             first_at_ms_of(message)  # read after the run only, and malformed it must be refused before
             _check_form(message)
             task = self._tasks.get(message.type)
-            if task is None:
-                return Refusal(attempt, self._unknown(message))
-            if (deliveries := delivery.deliveries) is not None and deliveries >= self._delivery_limit:
-                return Refusal(attempt, _poison(message, deliveries))
+            outcome = self._barred(delivery, is_known=task is not None)
+            if task is None or outcome is not None:
+                return Refusal(attempt, outcome or self._unknown(message))
             args, kwargs = task.arguments.decode(message.body)
         except MalformedMessage as error:
             return Refusal(attempt, Rejected(Failure.of(error), "malformed message"))
@@ -93,14 +100,30 @@ class Intake:
             return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
         return Call(task, attempt, args, kwargs)
 
+    def _barred(self, delivery: Delivery, *, is_known: bool) -> Failed | Expired | None:
+        """Return why a well-formed message must not run, whatever its arguments are; mostly there is nothing."""
+        message = delivery.message
+        expires_ms = expires_at_ms_of(message)
+        # First, expired or not: what may kill workers has failed, and somebody has to see it.
+        if is_known and (deliveries := delivery.deliveries or 0) >= self._delivery_limit:
+            return _poison(message, deliveries)
+        if expires_ms is not None and (now_ms := self._clock.now_ms()) >= expires_ms:
+            return Expired(expires_ms, now_ms, _last_failure(message))
+        return None
+
     def _unknown(self, message: Message) -> Outcome:
-        """Wait for a worker that knows the name, until the patience is over; one wait, however often it returns."""
+        """Wait for a worker that knows the name, until the patience is over; one wait, however often it returns.
+
+        A task that expires sooner is looked at then, so that its sender hears of it at once.
+        """
         now_ms = self._clock.now_ms()
         # A time from the future comes from a clock that is ahead: it must not make the wait longer.
         since_ms = min(unknown_since_ms_of(message) or now_ms, now_ms)
         remaining_s = self._patience_s - (now_ms - since_ms) / 1000
         if remaining_s > 0:
-            return Deferred(since_ms, min(_LOOK_AGAIN_S, remaining_s))
+            expires_ms = expires_at_ms_of(message)
+            expires_s = _LOOK_AGAIN_S if expires_ms is None else max(1, expires_ms - now_ms) / 1000
+            return Deferred(since_ms, min(_LOOK_AGAIN_S, remaining_s, expires_s))
         known = sorted(self._tasks)
         shown = ", ".join(known[:_NAMES_SHOWN]) + (" ..." if len(known) > _NAMES_SHOWN else "")
         error = UnknownTask(
@@ -123,6 +146,12 @@ def _check_form(message: Message) -> None:
 
 def _is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() in {"", CONTENT_TYPE_JSON}
+
+
+def _last_failure(message: Message) -> Failure | None:
+    """Return what went wrong in the last attempt, as far as the message carries it."""
+    history = history_of(message.headers)
+    return Failure(history[-1].type, history[-1].message) if history else None
 
 
 def _poison(message: Message, deliveries: int) -> Failed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from asyncq.loggers import get_logger
 from asyncq.message import cut_text
@@ -15,6 +16,7 @@ from asyncq.outcome import (
     Cancelled,
     Deferred,
     Drained,
+    Expired,
     Failed,
     Failure,
     LostLease,
@@ -73,6 +75,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
     Snoozed: ("info", "task snoozed"),
     Deferred: ("warning", "task unknown here, its message waits"),
     Cancelled: ("info", "task cancelled"),
+    Expired: ("warning", "task expired, it is not run any more"),
     Drained: ("info", "task handed back, because the worker stops"),
     LostLease: ("info", "delivery left to the broker, because its lease is lost"),
 }
@@ -84,6 +87,9 @@ def _details(outcome: Outcome) -> dict[str, object]:
             return {"delay_s": round(delay_s, 3), **_error(failure)}
         case Snoozed(delay_s) | Deferred(_, delay_s):
             return {"delay_s": round(delay_s, 3)}
+        case Expired(expires_ms, _, failure):
+            expires = datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat(timespec="milliseconds")
+            return {"expires": expires, **({} if failure is None else _error(failure))}
         case Rejected(failure, "invalid arguments" as reason):
             return {"reason": reason, "error": failure.type}
         case Failed(failure, reason) | Rejected(failure, reason):

@@ -5,14 +5,19 @@
     snoozed, deferred  copy with the same attempt number, delayed -> ack
     failed, rejected   dead letter with the error -> reply -> ack; where the dead letter cannot be published because
                        of the message itself, the broker's own reject stands in place of the ack, last
-    cancelled          reply -> ack
+    cancelled, expired reply -> ack
     drained            copy with the same attempt number -> ack
     lease lost         nothing: the broker delivers it again
+
+What would run again only after it has expired ends as expired at once: its sender need not wait to hear of it.
 
 Invariant: every publish is confirmed and mandatory before the ack. A crash between the two duplicates, never loses.
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
 
 from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
@@ -28,12 +33,15 @@ from asyncq.message import (
     HeaderValue,
     ReplyType,
     copy_of,
+    cut_text,
+    expires_at_ms_of,
     first_at_ms_of,
 )
 from asyncq.outcome import (
     Cancelled,
     Deferred,
     Drained,
+    Expired,
     Failed,
     Failure,
     LostLease,
@@ -49,6 +57,8 @@ from asyncq.worker.publishing import Publishing
 __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
+
+_ERROR_BYTES = 500
 
 
 class Settlement:
@@ -97,6 +107,8 @@ class Settlement:
             case Cancelled():
                 await self._publishing.reply(executed.delivery, ReplyType.CANCELLED, b"null")
                 await executed.delivery.ack(hold=executed.hold)
+            case Expired():
+                await self._expire(executed, outcome)
             case Drained():
                 await self._hand_back(executed)
             case LostLease():
@@ -115,16 +127,24 @@ class Settlement:
 
     async def _run_again(self, executed: Executed, outcome: RetryLater | Snoozed | Deferred) -> Outcome:
         """Publish the copy that runs later; where that cannot be, a dead letter with the task's own error."""
-        delivery = executed.delivery
-        delay = Delay(outcome.delay_s, outcome.at_most_s if isinstance(outcome, RetryLater) else None)
-        due_ms = self._clock.now_ms() + int(delay.seconds * 1000)
+        delivery, now_ms = executed.delivery, self._clock.now_ms()
+        failure = outcome.failure if isinstance(outcome, RetryLater) else None
+        at_most_s = outcome.at_most_s if isinstance(outcome, RetryLater) else None
+        due_ms = now_ms + int(outcome.delay_s * 1000)
+        expires_ms = expires_at_ms_of(delivery.message)
+        if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
+            if due_ms >= expires_ms:
+                return await self._settle(executed, Expired(expires_ms, now_ms, failure))
+            if at_most_s is not None:
+                at_most_s = min(at_most_s, (expires_ms - now_ms) / 1000)
+        delay = Delay(outcome.delay_s, at_most_s)
         headers = {**self._next_headers(executed, outcome), DUE_AT: due_ms}
         copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE,))
         try:
             await self._publishing.copy(delivery, copy, delay)
         except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: the ladder is not so long
-            failure = outcome.failure if isinstance(outcome, RetryLater) else Failure.of(error)
-            return await self._settle(executed, Failed(failure, f"could not be published again: {error}"))
+            failed = Failed(failure or Failure.of(error), f"could not be published again: {error}")
+            return await self._settle(executed, failed)
         await delivery.ack(hold=executed.hold)
         return outcome
 
@@ -146,6 +166,19 @@ class Settlement:
         """Return the attempts that failed, this one included."""
         last = FailedAttempt.of(failure, attempt=executed.number, failed_at_ms=now_ms, worker=self._worker)
         return (*history_of(executed.delivery.message.headers), last)
+
+    async def _expire(self, executed: Executed, expired: Expired) -> None:
+        """Tell the sender that the task does not run any more, and ack. It is no dead letter: nobody wants it now."""
+        times = {"expires_at": expired.expires_ms, "met_at": expired.met_ms}
+        body: dict[str, object] = dict(times)
+        if (failure := expired.failure) is not None:
+            texts = {"type": failure.type, "message": failure.message}
+            body["error"] = {name: cut_text(text, _ERROR_BYTES) for name, text in texts.items()}
+        try:
+            await self._publishing.reply(executed.delivery, ReplyType.EXPIRED, _json(body))
+        except MessageTooLarge:
+            await self._publishing.reply(executed.delivery, ReplyType.EXPIRED, _json(times))
+        await executed.delivery.ack(hold=executed.hold)
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
@@ -191,6 +224,10 @@ class Settlement:
             return
         await self._publishing.failure_reply(delivery, kind, failure)
         await delivery.ack(hold=executed.hold)
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _too_large(error: MessageTooLarge, size: int) -> Failed:
