@@ -77,4 +77,4 @@ def test_a_project_tests_its_tasks_with_the_installed_wheel_and_no_rabbitmq(pyth
     seconds = {case.attrib["name"]: float(case.attrib["time"]) for case in suite.iter("testcase")}
     for what, test in SHOWN.items():
         print(f"{what}: {seconds[test]:.3f} s")
-    assert seconds[SHOWN["a retry with backoff over an hour"]] < 5
+    assert seconds[SHOWN["a retry with backoff over an hour"]] < 60

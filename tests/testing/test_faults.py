@@ -22,7 +22,7 @@ from asyncq.errors import NoContext, UnknownTask
 from asyncq.testing.harness import running
 
 AGAIN = RetryPolicy(max_attempts=5, backoff=Fixed(60), jitter=False)
-SOON_S = 5.0
+SOON_S = 30.0
 
 
 @pytest.fixture
@@ -183,3 +183,11 @@ async def test_a_task_that_is_not_there_is_named(app, charge):
                 inject("shop.chrage")
             with pytest.raises(ValueError, match="a fault befalls 1 attempt or more"):
                 inject(charge, times=0)
+
+
+async def test_what_cannot_be_raised_is_refused_at_once(app, charge):
+    """It would inject nothing, and the test would prove nothing."""
+    async with running(app) as harness:
+        for error in ("away", int, 7):
+            with pytest.raises(TypeError, match="takes an exception"):
+                harness.faults.fail(charge, error=error)

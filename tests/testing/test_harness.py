@@ -26,8 +26,18 @@ from asyncq import (
     TaskRejected,
     TimeLimitExceeded,
 )
+from asyncq.broker import QueueSpec
 from asyncq.context import current_context
-from asyncq.errors import AlreadyOpen, ConfigurationError, InvalidQueueName, NotOpen, ReplyLost, TopologyMismatch
+from asyncq.errors import (
+    AlreadyOpen,
+    AsyncQError,
+    ConfigurationError,
+    InvalidQueueName,
+    NotOpen,
+    QueueGone,
+    ReplyLost,
+    TopologyMismatch,
+)
 from asyncq.memory.broker import MemoryBroker
 from asyncq.testing.clock import ManualClock
 from asyncq.testing.harness import running
@@ -35,8 +45,8 @@ from support import eventually
 
 HOUR = timedelta(hours=1)
 HOURLY = RetryPolicy(max_attempts=4, backoff=Fixed(3600), jitter=False)
-SOON_S = 5.0  # of real time: far less than any delay here, far more than a busy machine needs
-END_S = 1.5  # of real time: less than the grace of code that ignores its cancellation, which passes on our clock
+SOON_S = 30.0  # of real time: far less than any delay here, far more than a busy machine needs
+END_S = 10.0  # of real time: less than the time limits and the drain timeout that a worker has otherwise
 
 
 @pytest.fixture
@@ -1026,3 +1036,66 @@ async def test_a_thousand_tasks_take_a_moment(app, began):
         await harness.run_until_idle()
         print(f"1,000 tasks in {took_s(began):.2f} s")
     assert took_s(began) < 2 * SOON_S
+
+
+async def test_of_two_runs_of_one_task_id_only_the_one_that_hangs_is_not_waited_for(app):
+    """Whoever tests that a task may come twice sends it twice."""
+    done = []
+
+    @app.task
+    async def work(number: int) -> None:
+        await asyncio.sleep(0.05)
+        done.append(number)
+
+    async with running(app) as harness:
+        harness.faults.hang(work)
+        await work.options(task_id="twice").send(1)
+        await work.options(task_id="twice").send(2)
+        await harness.settle()
+        assert done == [2]
+
+
+async def test_a_message_whose_consumer_comes_back_is_waited_for(app):
+    """Its queue was deleted, and stands again before the worker has noticed."""
+
+    @app.task
+    async def work() -> None: ...
+
+    async with running(app) as harness:
+        harness.node.delete_queue("shop")
+        await app.broker.ensure([QueueSpec("shop", app.settings.delivery_limit)])
+        await work.send()
+        await harness.run_until_idle()
+        assert harness.node.count("shop") == 0
+
+
+async def test_a_callback_of_the_clock_that_raises_is_told_with_the_tests_own_error(app):
+    """Else a test that jumps would only see that nothing comes."""
+
+    @app.task
+    async def work() -> None: ...
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ResultTimeout) as caught:  # noqa: PT012 - it is what the block is left with
+        async with running(app) as harness:
+            harness.clock.call_later(5, broken)
+            with harness.clock.jumping():
+                await work.options(delay=10, timeout=0.1).call()
+    assert "ZeroDivisionError" in "".join(caught.value.__notes__)
+
+
+async def test_a_queue_that_does_not_exist_has_no_count(app):
+    """A misspelt name would make a check hold always."""
+    async with running(app) as harness:
+        with pytest.raises(QueueGone, match=r"mial\.dead.*shop"):
+            harness.node.count("mial.dead")
+
+
+async def test_timeouts_are_seconds_or_a_timedelta(app):
+    """As everywhere."""
+    async with running(app) as harness:
+        await harness.run_until_idle(timeout=timedelta(seconds=5))
+        with pytest.raises(AsyncQError, match="timeout="):
+            await harness.settle(timeout=-1)

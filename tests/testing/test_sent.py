@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from asyncq import AsyncQ, current_context
 from asyncq.broker import Exchange, Publication
@@ -221,3 +221,26 @@ async def test_a_task_sent_by_a_task_is_known_by_its_parent(app):
         await harness.run_until_idle()
         ids = [item.task_id for item in harness.sent]
         assert [item.parent_id for item in harness.sent] == [None, *ids[:-1]]
+
+
+async def test_a_validator_that_raises_anything_does_not_fail_the_send(app):
+    """With RabbitMQ nothing of the user's runs after the message was sent."""
+    calls = []
+
+    class Odd(BaseModel):
+        x: int
+
+        @field_validator("x")
+        @classmethod
+        def once(cls, value: int) -> int:
+            calls.append(value)
+            if len(calls) > 1:
+                raise RuntimeError("asked twice")
+            return value
+
+    @app.task
+    async def odd(item: Odd) -> None: ...
+
+    async with running(app) as harness:
+        await odd.send(Odd(x=1))
+        assert harness.sent[0].arguments == {"x": 1}

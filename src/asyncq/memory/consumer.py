@@ -220,7 +220,9 @@ class MemorySubscription:
     @property
     def wants(self) -> bool:
         """See `asyncq.memory.queues.Consumer.wants`."""
-        return not (self._stopped or self._paused) and len(self._unsettled) + self._held < self._slots
+        if self._stopped or self._paused or self._loop.is_closed():  # a loop may end without leaving its app
+            return False
+        return len(self._unsettled) + self._held < self._slots
 
     def take(self, stored: Stored) -> None:
         """See `asyncq.memory.queues.Consumer.take`."""

@@ -25,7 +25,7 @@ from typing import Protocol
 
 from asyncq.broker import Publication, QueueSpec
 from asyncq.clock import Clock, SystemClock
-from asyncq.errors import ConfigurationError
+from asyncq.errors import ConfigurationError, QueueGone
 from asyncq.memory.queues import MemoryQueue, Stored
 from asyncq.message import Message
 from asyncq.rabbitmq.properties import read_message, written_message
@@ -75,10 +75,22 @@ class MemoryNode:
             return sorted(self._queues)
 
     def count(self, queue: str) -> int:
-        """Return how many messages a queue holds, those included that are handed out and not settled."""
+        """Return how many messages a queue holds, those included that are handed out and not settled.
+
+        Raises:
+            QueueGone: There is no such queue: a 0 for a misspelt name would prove nothing.
+        """
         with self._lock:
             found = self._queues.get(queue)
-            return 0 if found is None else len(found.ready) + found.unsettled
+            if found is None:
+                raise QueueGone(f"There is no queue {queue!r}. There are: {', '.join(self.queues) or 'none'}.")
+            return len(found.ready) + found.unsettled
+
+    def is_waiting(self, queue: str) -> bool:
+        """Tell whether a queue holds messages that nobody consumes."""
+        with self._lock:
+            found = self._queues.get(queue)
+            return found is not None and bool(found.ready) and not found.is_consumed
 
     def is_consumed(self, queue: str) -> bool:
         """Tell whether somebody consumes a queue."""

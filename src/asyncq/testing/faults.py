@@ -63,8 +63,11 @@ class Faults:
         Raises:
             UnknownTask: The app has no such task.
             ValueError: `times` is less than 1.
+            TypeError: `error` cannot be raised.
         """
         found = self._found(task)
+        if not (error is None or isinstance(error, BaseException) or _is_error_class(error)):
+            raise TypeError(f"error= takes an exception, such as ConnectionError('away'), not {error!r}.")
         self._add(found, times, RuntimeError(f"injected failure of {found.name}") if error is None else error)
 
     def hang(self, task: AnyTask | str, *, times: int = 1) -> None:
@@ -110,6 +113,8 @@ class Faults:
         return found
 
     def _add(self, task: AnyTask, times: int, fault: object) -> None:
+        if self._released.is_set():
+            raise RuntimeError("The test has ended, and its failure injection with it.")
         if times < 1:
             raise ValueError(f"times={times!r}: a fault befalls 1 attempt or more.")
         if task.name not in self._originals:
@@ -167,3 +172,7 @@ class Faults:
             with self._lock:
                 self._hanging.discard(context)
             self._changed()
+
+
+def _is_error_class(error: object) -> bool:
+    return isinstance(error, type) and issubclass(error, BaseException)

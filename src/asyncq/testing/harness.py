@@ -9,7 +9,8 @@ The pytest plugin makes fixtures of the same parts.
 
 Idle means: no message is worked on, and none waits for a worker that would take it. Four things do not count,
 because only the clock can move them: what waits for its time, what hangs by `faults.hang`, a task that waits for the
-result of another one, and what waits for a slot that one of those occupies.
+result of another one, and what waits for a slot that one of those occupies. A task that waits for another one and
+does real work beside that, as by `gather`, counts as waiting: time can jump while it works.
 
 The clock moves delays, backoffs and time limits. How long a test waits for a result, as by `call` and
 `result(timeout=...)`, is real time.
@@ -24,6 +25,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from asyncq.app import AsyncQ
@@ -31,6 +33,7 @@ from asyncq.errors import ResultTimeout
 from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.node import MemoryNode
 from asyncq.results import on_wait
+from asyncq.signals import seconds_of
 from asyncq.testing.clock import ManualClock
 from asyncq.testing.faults import Faults
 from asyncq.testing.sent import Sent
@@ -73,15 +76,16 @@ class Harness:
         self._worker: Worker | None = None
         self._working: asyncio.Task[int] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._jump_error: Exception | None = None
         self._changed = asyncio.Event()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing happens by itself any more at this moment of the clock."""
         busy = self.node.busy
-        return busy == 0 or busy <= self._stuck()
+        return (busy == 0 or busy <= self._stuck()) and not self._is_resubscribing()
 
-    async def run_until_idle(self, timeout: float = _SETTLE_TIMEOUT_S) -> None:
+    async def run_until_idle(self, timeout: float | timedelta = _SETTLE_TIMEOUT_S) -> None:
         """Let the worker do all there is, and move the clock to whatever waits for its time, until nothing is left.
 
         Delays, backoffs and the time limits of hanging tasks pass at once.
@@ -93,12 +97,12 @@ class Harness:
             AssertionError: It was not idle in time; the message says what still ran, and what to do.
         """
         __tracebackhide__ = True
-        await self._in_time(timeout, self._until_idle())
+        await self._in_time(seconds_of(timeout, "timeout="), self._until_idle())
 
-    async def settle(self, timeout: float = _SETTLE_TIMEOUT_S) -> None:
+    async def settle(self, timeout: float | timedelta = _SETTLE_TIMEOUT_S) -> None:
         """Wait until the app is idle, without moving the clock. Arguments and errors as for `run_until_idle`."""
         __tracebackhide__ = True
-        await self._in_time(timeout, self._settle())
+        await self._in_time(seconds_of(timeout, "timeout="), self._settle())
 
     # --- life
 
@@ -152,6 +156,8 @@ class Harness:
             raise
         await self._end(jumper)
         self._working.result()
+        if self._jump_error is not None:
+            raise self._jump_error
 
     async def _consuming(self, worker: Worker) -> None:
         while not all(self.node.is_consumed(queue) for queue in worker.queues):
@@ -186,7 +192,9 @@ class Harness:
             cause = working.exception()
             if cause is not None and cause is not error:
                 error.add_note(f"The worker under test had ended before: {type(cause).__name__}: {cause}")
-        if isinstance(error, ResultTimeout) and self.is_idle and self.clock.next_due_s is not None:
+        if self._jump_error is not None:
+            error.add_note(f"The clock had stopped jumping, because a callback of it raised {self._jump_error!r}.")
+        elif isinstance(error, ResultTimeout) and self.is_idle and self.clock.next_due_s is not None:
             error.add_note(
                 f"The clock of this test stands still, and the next thing is due in {self.clock.next_due_s:g} s "
                 f"({self.node.delayed} messages are delayed). Let time pass: `await run_until_idle()` between send() "
@@ -197,8 +205,13 @@ class Harness:
 
     def _stuck(self) -> int:
         """Return how many attempts only the clock can move."""
-        stuck = {(context.task_id, context.attempt) for context in (*self.faults.hanging, *self._waits.waiting)}
-        return sum((item.task_id, item.attempt) in stuck for item in self._running()) if stuck else 0
+        stuck = {*self.faults.hanging, *self._waits.waiting}
+        return sum(item.context in stuck for item in self._running()) if stuck else 0
+
+    def _is_resubscribing(self) -> bool:
+        """Tell whether messages wait for a consumer that will be back: its queue was deleted, and stands again."""
+        queues = () if self._worker is None else self._worker.queues
+        return any(self.node.is_waiting(queue) for queue in queues)
 
     def _running(self) -> list[RunningTask]:
         return [] if self._worker is None else self._worker.running()
@@ -229,8 +242,15 @@ class Harness:
     async def _jump_while_wanted(self) -> None:
         while True:
             await self._settle()
-            if not (self.clock.is_jumping and self.clock.jump()):
+            if not (self.clock.is_jumping and self._jump()):
                 await self._next_change()
+
+    def _jump(self) -> bool:
+        try:
+            return self.clock.jump()
+        except Exception as error:  # of a callback; the test's end tells it
+            self._jump_error = error
+            raise
 
     async def _until_idle(self) -> None:
         await self._settle()

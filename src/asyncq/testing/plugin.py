@@ -106,7 +106,8 @@ def asyncq_harness(
     from asyncq.testing.harness import Harness  # noqa: PLC0415
 
     harness = Harness(asyncq_target, asyncq_clock)
-    with _run_within(request.node, harness):
+    # Faults may be ordered before the test runs, and the test may never run: another fixture can skip it.
+    with harness.faults.injected(), _run_within(request.node, harness):
         yield harness
 
 

@@ -18,7 +18,6 @@ from typing import Any, overload
 from pydantic_core import from_json
 
 from asyncq.broker import Publication
-from asyncq.errors import MalformedMessage
 from asyncq.message import PARENT_ID, Headers
 from asyncq.task import Task
 
@@ -216,7 +215,7 @@ def _arguments(task: AnyTask | None, body: bytes) -> Mapping[str, Any]:
         return _as_json(body)
     try:
         args, kwargs = task.arguments.decode(body)
-    except (MalformedMessage, ValueError):  # pydantic's own error is a ValueError; the worker will say what is wrong
+    except Exception:  # noqa: BLE001 - a validator of the user's may raise anything: the worker will say what is wrong
         return _as_json(body)
     parameters = task.arguments.parameters
     given = {**dict(zip([item.name for item in parameters], args, strict=False)), **kwargs}

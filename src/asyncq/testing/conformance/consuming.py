@@ -37,6 +37,22 @@ async def test_messages_come_in_the_order_of_their_publishing(bench: Bench) -> N
 
 
 @behaviour
+async def test_a_priority_decides_the_order_only_where_the_broker_has_priorities(bench: Bench) -> None:
+    """Asyncq's own senders give none; foreign ones may."""
+    async with bench.open() as broker:
+        for number, priority in enumerate([0, 9, 4]):
+            await broker.publish(make_message(number, priority=priority), Queue(QUEUE), timeout_s=WAIT_S)
+        seen = []
+        async with broker.consume(QUEUE, slots=1) as subscription:
+            for _ in range(3):
+                (delivery,) = await take(subscription, 1)
+                seen.append(delivery.message.task_id)
+                await delivery.ack()
+    in_order, by_priority = ["task-0", "task-1", "task-2"], ["task-1", "task-2", "task-0"]
+    assert seen == (by_priority if bench.differs("priority overtakes") else in_order)
+
+
+@behaviour
 async def test_a_delivery_knows_its_queue_and_that_it_never_came_back(bench: Bench) -> None:
     """A first delivery has not been returned; a broker that does not know says None."""
     async with bench.open() as broker, broker.consume(QUEUE, slots=1) as subscription:
