@@ -16,7 +16,7 @@ import aio_pika
 
 from asyncq import AsyncQ
 from asyncq.testing.node import Node
-from asyncq.testing.node.management import Management
+from asyncq.testing.node.management import Management, ManagementError
 
 T = TypeVar("T")
 
@@ -201,12 +201,30 @@ class VhostManagement:
         found = await self._get("/connections")
         return [connection for connection in found if connection.get("vhost") == self._vhost]
 
-    async def close_connections(self, reason: str = "closed by a test") -> int:
-        """Make the broker close all connections to this virtual host, and return how many."""
-        names = [connection["name"] for connection in await self.connections()]
-        for name in names:
-            await asyncio.to_thread(self._node.api, "DELETE", f"/connections/{quote(name, safe='')}")
-        return len(names)
+    async def cut(self, purpose: str) -> None:
+        """Make the broker close all connections to this virtual host, once it shows the one that matters.
+
+        The list is late and grows one by one: whoever closes what it shows first may well miss that one.
+
+        Args:
+            purpose: `publish` or `consume`: one connection for that has been closed when this returns.
+        """
+
+        async def closed() -> bool:
+            shown = await self.connections()
+            for connection in shown:
+                await asyncio.to_thread(self._close_connection, connection["name"])
+            names = [connection.get("client_properties", {}).get("connection_name", "") for connection in shown]
+            return any(f"-{purpose} " in name for name in names)
+
+        await eventually(closed, 20)
+
+    def _close_connection(self, name: str) -> None:
+        try:
+            self._node.api("DELETE", f"/connections/{quote(name, safe='')}")
+        except ManagementError as error:
+            if error.status != 404:  # the list also shows connections that have just ended
+                raise
 
     async def _get(self, path: str) -> Any:
         # In a thread: the tested code shares this event loop.

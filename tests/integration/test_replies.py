@@ -43,7 +43,7 @@ async def test_a_reply_outlives_a_cut_connection(broker_url, management):
     """The queue is durable, and it is read again; the higher consumer priority gets everything at once."""
     async with working(make_app(broker_url)) as app:
         handle = await app.tasks["shop.gated"].send("kept")
-        await eventually(management.close_connections)
+        await management.cut("consume")
         app.gate.set()
         assert await handle.result(timeout=20) == "kept"
 
