@@ -157,7 +157,7 @@ class Kit:
         *,
         time_limit_s: float = 60,
         patience_s: float = 300,
-        delivery_limit: int = SETTINGS.delivery_limit,
+        poison_after: int = SETTINGS.poison_after,
         defaults: RetryDefaults | None = None,
         places: int = 4,
     ) -> None:
@@ -170,12 +170,14 @@ class Kit:
         self.tasks: dict[str, AnyTask] = {}
         self.attempts = Attempts(self.broker, self.clock)
         self.threads = ThreadPool(places)
-        self.intake = Intake(self.tasks, self.clock, unknown_task_patience_s=patience_s, delivery_limit=delivery_limit)
+        self.intake = Intake(self.tasks, self.clock, unknown_task_patience_s=patience_s, poison_after=poison_after)
         sender: Any = None  # nothing here sends tasks
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults())
         self.execution = Execution(self.intake, self.attempts, self.threads, rules, services)
-        self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=delivery_limit)
+        self.publishing = Publishing(
+            self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit
+        )
         self.settlement = Settlement(self.publishing, self.clock, worker="host:1")
         self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock)
 

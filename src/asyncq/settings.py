@@ -32,7 +32,10 @@ class Settings(BaseSettings):
         unknown_task_patience_s: How long a message whose task nobody knows is kept on delay before it is
             dead-lettered, in seconds: during a rolling deploy, new names reach old workers.
         slots: Slots for each queue of a worker that names no number.
-        delivery_limit: After how many returned deliveries the broker itself dead-letters a message.
+        poison_after: After how many returned deliveries a worker does not run a message again, but lets it fail: it may
+            be what kills workers. At most `delivery_limit`.
+        delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
+            and without a reply: the backstop. It is an argument of the queues.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
     """
 
@@ -50,6 +53,7 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(default=30.0, ge=0)
     unknown_task_patience_s: float = Field(default=300.0, ge=0)
     slots: int = Field(default=10, ge=1, le=2000)
+    poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)
 

@@ -239,7 +239,7 @@ async def test_a_clock_that_is_ahead_does_not_make_the_wait_longer() -> None:
 
 async def test_a_message_that_was_delivered_too_often_is_not_run_again() -> None:
     """It may be what kills the workers."""
-    kit = await make_kit(delivery_limit=5)
+    kit = await make_kit(poison_after=5)
 
     @kit.task()
     async def work() -> int:

@@ -218,7 +218,7 @@ async def test_an_unknown_task_waits_no_longer_than_it_lives() -> None:
 
 async def test_what_may_kill_workers_is_a_dead_letter_although_it_has_expired() -> None:
     """It has failed, and somebody has to see it."""
-    kit = await make_kit(delivery_limit=3)
+    kit = await make_kit(poison_after=3)
 
     @kit.task()
     async def work() -> None: ...

@@ -67,17 +67,17 @@ class Intake:
         tasks: The tasks of this worker by name.
         clock: For how long a name has been unknown, and whether a task has expired.
         unknown_task_patience_s: How long a name may be unknown.
-        delivery_limit: A message that the broker has delivered so often without an end is not run again: it may
-            be what kills the workers.
+        poison_after: A message that has come back to the broker so often without an end is not run again: it may be
+            what kills the workers.
     """
 
     def __init__(
-        self, tasks: Mapping[str, AnyTask], clock: Clock, *, unknown_task_patience_s: float, delivery_limit: int
+        self, tasks: Mapping[str, AnyTask], clock: Clock, *, unknown_task_patience_s: float, poison_after: int
     ) -> None:
         self._tasks = tasks
         self._clock = clock
         self._patience_s = unknown_task_patience_s
-        self._delivery_limit = delivery_limit
+        self._poison_after = poison_after
 
     def read(self, delivery: Delivery) -> Call | Refusal:
         """Return what is to run, or why it is not run."""
@@ -105,7 +105,7 @@ class Intake:
         message = delivery.message
         expires_ms = expires_at_ms_of(message)
         # First, expired or not: what may kill workers has failed, and somebody has to see it.
-        if is_known and (deliveries := delivery.deliveries or 0) >= self._delivery_limit:
+        if is_known and (deliveries := delivery.deliveries or 0) >= self._poison_after:
             return _poison(message, deliveries)
         if expires_ms is not None and (now_ms := self._clock.now_ms()) >= expires_ms:
             return Expired(expires_ms, now_ms, _last_failure(message))

@@ -270,7 +270,8 @@ class Worker:
             self._app.tasks,
             clock,
             unknown_task_patience_s=settings.unknown_task_patience_s,
-            delivery_limit=settings.delivery_limit,
+            # Before the broker does: it tells nobody, and knows no error.
+            poison_after=min(settings.poison_after, settings.delivery_limit),
         )
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())

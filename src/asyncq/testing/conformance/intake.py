@@ -149,7 +149,7 @@ async def test_a_task_that_is_unknown_at_first_is_run_by_a_worker_that_knows_it(
 @behaviour
 async def test_a_message_that_came_back_too_often_is_not_run_again(bench: Bench) -> None:
     """It may be what ends the workers: it fails with a record, before the broker takes it without one."""
-    app = bench.app(delivery_limit=2)
+    app = bench.app(poison_after=2)
 
     @app.task
     async def work() -> None:
