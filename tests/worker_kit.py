@@ -175,9 +175,7 @@ class Kit:
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults())
         self.execution = Execution(self.intake, self.attempts, self.threads, rules, services)
-        self.publishing = Publishing(
-            self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit
-        )
+        self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)
         self.settlement = Settlement(self.publishing, self.clock, worker="host:1")
         self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock)
 

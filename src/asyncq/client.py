@@ -34,6 +34,7 @@ from asyncq.queue_names import check_queue_name
 from asyncq.results import PendingReply, ResultHandle
 from asyncq.settings import Settings
 from asyncq.signature import Signature
+from asyncq.stages import first_leg
 
 __all__ = ["Client"]
 
@@ -171,7 +172,9 @@ class Client:
         delay_s, expires_ms = sending.times_at(now_ms)
         headers: dict[str, HeaderValue] = {**sending.headers, **_lineage()}
         if delay_s > 0:
-            headers[DUE_AT] = now_ms + round(delay_s * 1000)
+            due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
+            delay_s, staged = first_leg(delay_s, due_ms)
+            headers.update(staged)
         if expires_ms is not None:
             headers[EXPIRES_AT] = expires_ms
         pending, reply_to = None, None

@@ -30,6 +30,7 @@ __all__ = [
     "PARENT_ID",
     "RESERVED_HEADER_PREFIX",
     "ROOT_ID",
+    "STAGED_UNTIL",
     "UNKNOWN_SINCE",
     "HeaderValue",
     "Headers",
@@ -42,6 +43,7 @@ __all__ = [
     "first_at_ms_of",
     "headers_size",
     "new_id",
+    "staged_until_ms_of",
     "unknown_since_ms_of",
 ]
 
@@ -54,6 +56,7 @@ DUE_AT = "asyncq-due-at"
 EXPIRES_AT = "asyncq-expires-at"
 FIRST_AT = "asyncq-first-at"
 HISTORY = "asyncq-history"
+STAGED_UNTIL = "asyncq-staged-until"
 ROOT_ID = "asyncq-root-id"
 PARENT_ID = "asyncq-parent-id"
 MAX_HEADERS_BYTES = 64 * 1024
@@ -160,6 +163,15 @@ def expires_at_ms_of(message: Message) -> int | None:
     if value is not None and value > LATEST_MS:
         raise MalformedMessage(f"Header {EXPIRES_AT} of task {message.task_id} is too large: {value}. {remedy}")
     return value
+
+
+def staged_until_ms_of(message: Message) -> int | None:
+    """Return when a message that is delayed in stages is due, in milliseconds since the epoch; None where it is not.
+
+    Raises:
+        MalformedMessage: The header is not a positive integer.
+    """
+    return _integer_header(message, STAGED_UNTIL)
 
 
 def _integer_header(message: Message, name: str, remedy: str = "Leave it out: asyncq sets it itself.") -> int | None:

@@ -22,6 +22,7 @@ __all__ = [
     "Rejected",
     "RetryLater",
     "Snoozed",
+    "Staged",
     "Succeeded",
 ]
 
@@ -104,6 +105,19 @@ class Deferred:
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """A long delay is not over yet: the message goes on to its next leg. It was not run, and no attempt is counted.
+
+    Attributes:
+        until_ms: When the task is due, in milliseconds since the epoch.
+        delay_s: Seconds until then.
+    """
+
+    until_ms: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The task has finally failed: `reason` says why no other attempt follows."""
 
@@ -132,11 +146,13 @@ class Expired:
         expires_ms: From when on it must not begin, in milliseconds since the epoch.
         met_ms: When a worker saw that, by its own clock, in milliseconds since the epoch.
         failure: What went wrong in the last attempt; None where none has failed.
+        attempts: How many have run.
     """
 
     expires_ms: int
     met_ms: int
     failure: Failure | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,4 +165,6 @@ class LostLease:
     """The broker took the delivery back while it ran. It is, or will be, somebody else's."""
 
 
-Outcome = Succeeded | RetryLater | Snoozed | Deferred | Failed | Rejected | Cancelled | Expired | Drained | LostLease
+Outcome = (
+    Succeeded | RetryLater | Snoozed | Deferred | Staged | Failed | Rejected | Cancelled | Expired | Drained | LostLease
+)

@@ -64,7 +64,9 @@ async def test_a_retry_carries_its_expiry_through_the_ladder(broker_url):
         handle = await fragile.options(delay=0.1, expires=5).send()
         with pytest.raises(TaskExpired) as caught:
             await handle.result(20)
-        assert await letters_of(app, "shop") == []
+        (letter,) = await letters_of(app, "shop")
+    assert letter.record is not None
+    assert (letter.record.reason, letter.record.attempts) == ("expired", len(runs))
     assert 1 <= len(runs) <= 2
     assert runs == [(number, True) for number in range(1, len(runs) + 1)]
     assert caught.value.error == f"builtins.ConnectionError: gone {len(runs)}"

@@ -243,7 +243,7 @@ async def test_an_expired_message_is_not_judged_by_its_arguments() -> None:
 
 @pytest.mark.parametrize("how", ["retry", "policy", "snooze"])
 async def test_what_would_run_again_too_late_ends_at_once(how: str) -> None:
-    """Its sender hears of it early, with the last error; a snooze has none."""
+    """Its sender hears of it early, with the last error, which is kept among the dead letters; a snooze has none."""
     app = AsyncQ("shop")
     runs: list[int] = []
 
@@ -263,9 +263,14 @@ async def test_what_would_run_again_too_late_ends_at_once(how: str) -> None:
         with pytest.raises(TaskExpired) as caught, harness.clock.jumping():
             await handle.result(10)
         await harness.settle()
-        assert harness.node.count("shop.dead") == harness.node.delayed == 0
+        assert harness.node.delayed == 0
+        letters = [letter async for letter in app.dead_letters("shop").browse()]
         assert outcomes(harness) == {"Snoozed" if how == "snooze" else "RetryLater": 2, "Expired": 1}
     assert runs == ([1, 1, 1] if how == "snooze" else [1, 2, 3])
+    records = [letter.record for letter in letters if letter.record is not None]
+    assert [(record.reason, record.attempts, len(record.history)) for record in records] == (
+        [] if how == "snooze" else [("expired", 3, 3)]
+    )
     error = caught.value
     assert (error.met - sent, error.expires - sent) == (timedelta(seconds=40), timedelta(seconds=50))
     assert error.error == (None if how == "snooze" else "builtins.ConnectionError: gone 3")
@@ -298,7 +303,11 @@ async def test_a_retry_that_had_to_wait_behind_others_tells_of_its_last_error() 
             TaskExpired, match=r"and was not run.*last error was builtins.ConnectionError: gone"
         ) as caught:
             await handle.result(1)
+        (letter,) = [letter async for letter in app.dead_letters("shop").browse()]
     assert caught.value.met - caught.value.expires == timedelta(seconds=30)
+    assert letter.record is not None
+    assert (letter.record.reason, letter.record.attempts) == ("expired", 1)
+    assert [attempt.message for attempt in letter.record.history] == ["gone"]
 
 
 async def test_a_task_that_has_used_up_its_attempts_has_failed_and_not_expired() -> None:
@@ -324,12 +333,12 @@ async def settle(kit: Kit, outcome: Outcome, **fields: Any) -> tuple[Outcome, Lo
 
 
 async def test_the_answer_comes_before_the_ack() -> None:
-    """A crash between the two duplicates the answer, and loses nothing."""
+    """A crash between the two duplicates the answer, and loses nothing. The error is durable first."""
     kit = await make_kit()
-    expired = Expired(1000, 2000, FAILURE)
+    expired = Expired(1000, 2000, FAILURE, 1)
     outcome, _ = await settle(kit, expired)
     assert outcome == expired
-    assert kit.broker.log == ["reply expired", "ack"]
+    assert kit.broker.log == ["dead letter", "reply expired", "ack"]
     (reply,) = kit.broker.replies()
     assert json.loads(reply.body) == {
         "expires_at": 1000,
@@ -344,7 +353,24 @@ async def test_an_answer_that_is_too_large_goes_without_the_error() -> None:
     kit.broker.fail("reply", MessageTooLarge("too large"))
     await settle(kit, Expired(1000, 2000, FAILURE))
     assert json.loads(kit.broker.replies()[0].body) == {"expires_at": 1000, "met_at": 2000}
+    assert kit.broker.log == ["dead letter", "reply expired", "ack"]
+
+
+async def test_what_has_never_failed_and_expires_is_no_dead_letter() -> None:
+    """Nobody wants it any more, and there is no error to see."""
+    kit = await make_kit()
+    _, delivery = await settle(kit, Expired(1000, 2000))
     assert kit.broker.log == ["reply expired", "ack"]
+    assert delivery.settled == "acked"
+
+
+async def test_an_expired_failure_that_cannot_be_parked_is_left_to_the_brokers_own_dead_lettering() -> None:
+    """Acked, its error would be nowhere."""
+    kit = await make_kit()
+    kit.broker.fail("dead letter", MessageTooLarge("too large"))
+    _, delivery = await settle(kit, Expired(1000, 2000, FAILURE, 1))
+    assert kit.broker.log == ["reply expired", "reject"]
+    assert delivery.settled == "rejected"
 
 
 async def test_a_retry_is_not_rounded_up_past_the_expiry() -> None:

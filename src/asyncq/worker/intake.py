@@ -23,9 +23,10 @@ from asyncq.message import (
     attempt_of,
     expires_at_ms_of,
     first_at_ms_of,
+    staged_until_ms_of,
     unknown_since_ms_of,
 )
-from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected
+from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected, Staged
 from asyncq.worker.attempt import AnyTask
 
 __all__ = ["Call", "Intake", "Refusal"]
@@ -100,7 +101,7 @@ class Intake:
             return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
         return Call(task, attempt, args, kwargs)
 
-    def _barred(self, delivery: Delivery, *, is_known: bool) -> Failed | Expired | None:
+    def _barred(self, delivery: Delivery, *, is_known: bool) -> Failed | Expired | Staged | None:
         """Return why a well-formed message must not run, whatever its arguments are; mostly there is nothing."""
         message = delivery.message
         expires_ms = expires_at_ms_of(message)
@@ -108,7 +109,10 @@ class Intake:
         if is_known and (deliveries := delivery.deliveries or 0) >= self._poison_after:
             return _poison(message, deliveries)
         if expires_ms is not None and (now_ms := self._clock.now_ms()) >= expires_ms:
-            return Expired(expires_ms, now_ms, _last_failure(message))
+            return Expired(expires_ms, now_ms, _last_failure(message), attempt_of(message) - 1)
+        until_ms = staged_until_ms_of(message)
+        if until_ms is not None and (left_ms := until_ms - self._clock.now_ms()) > 0:
+            return Staged(until_ms, left_ms / 1000)
         return None
 
     def _unknown(self, message: Message) -> Outcome:

@@ -24,6 +24,7 @@ from asyncq.outcome import (
     Rejected,
     RetryLater,
     Snoozed,
+    Staged,
     Succeeded,
 )
 from asyncq.worker.execution import Executed
@@ -53,6 +54,8 @@ class Report:
             duration_s: From the delivery to its ack.
         """
         level, event = _EVENTS[type(outcome)]
+        if isinstance(outcome, Expired) and outcome.failure is not None:
+            level, event = "error", "task expired after a failed attempt, it is among the dead letters"
         if level == "info" and not self._tells_all:
             return
         message = executed.delivery.message
@@ -74,6 +77,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
     Rejected: ("error", "message rejected, it is among the dead letters"),
     Snoozed: ("info", "task snoozed"),
     Deferred: ("warning", "task unknown here, its message waits"),
+    Staged: ("info", "task not due yet, its message goes on to the next leg of its delay"),
     Cancelled: ("info", "task cancelled"),
     Expired: ("warning", "task expired, it is not run any more"),
     Drained: ("info", "task handed back, because the worker stops"),
@@ -85,7 +89,7 @@ def _details(outcome: Outcome) -> dict[str, object]:
     match outcome:
         case RetryLater(failure, delay_s):
             return {"delay_s": round(delay_s, 3), **_error(failure)}
-        case Snoozed(delay_s) | Deferred(_, delay_s):
+        case Snoozed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s):
             return {"delay_s": round(delay_s, 3)}
         case Expired(expires_ms, _, failure):
             expires = datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat(timespec="milliseconds")

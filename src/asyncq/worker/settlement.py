@@ -2,14 +2,16 @@
 
     succeeded          reply -> ack
     retry              copy with the next attempt number, delayed -> ack
-    snoozed, deferred  copy with the same attempt number, delayed -> ack
+    snoozed, deferred, staged   copy with the same attempt number, delayed -> ack
     failed, rejected   dead letter with the error -> reply -> ack; where the dead letter cannot be published because
                        of the message itself, the broker's own reject stands in place of the ack, last
-    cancelled, expired reply -> ack
+    cancelled          reply -> ack
+    expired            reply -> ack; after a failed attempt first the dead letter with its error
     drained            copy with the same attempt number -> ack
     lease lost         nothing: the broker delivers it again
 
-What would run again only after it has expired ends as expired at once: its sender need not wait to hear of it.
+What would run again only after it has expired ends as expired at once: its sender need not wait to hear of it. Its
+error is kept among the dead letters: a failure that nobody sees would be lost.
 
 Invariant: every publish is confirmed and mandatory before the ack. A crash between the two duplicates, never loses.
 """
@@ -29,6 +31,7 @@ from asyncq.message import (
     DUE_AT,
     FIRST_AT,
     HISTORY,
+    STAGED_UNTIL,
     UNKNOWN_SINCE,
     HeaderValue,
     ReplyType,
@@ -49,14 +52,18 @@ from asyncq.outcome import (
     Rejected,
     RetryLater,
     Snoozed,
+    Staged,
     Succeeded,
 )
+from asyncq.stages import first_leg
 from asyncq.worker.execution import Executed
 from asyncq.worker.publishing import Publishing
 
 __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
+
+_Again = RetryLater | Snoozed | Deferred | Staged
 
 _ERROR_BYTES = 500
 
@@ -98,7 +105,7 @@ class Settlement:
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater() | Snoozed() | Deferred():
+            case RetryLater() | Snoozed() | Deferred() | Staged():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._bury(executed, ReplyType.FAILED, failure, reason)
@@ -125,7 +132,7 @@ class Settlement:
         await delivery.ack()
         return outcome
 
-    async def _run_again(self, executed: Executed, outcome: RetryLater | Snoozed | Deferred) -> Outcome:
+    async def _run_again(self, executed: Executed, outcome: _Again) -> Outcome:
         """Publish the copy that runs later; where that cannot be, a dead letter with the task's own error."""
         delivery, now_ms = executed.delivery, self._clock.now_ms()
         failure = outcome.failure if isinstance(outcome, RetryLater) else None
@@ -134,21 +141,22 @@ class Settlement:
         expires_ms = expires_at_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
-                return await self._settle(executed, Expired(expires_ms, now_ms, failure))
+                attempts = executed.number - (failure is None)
+                return await self._settle(executed, Expired(expires_ms, now_ms, failure, attempts))
             if at_most_s is not None:
                 at_most_s = min(at_most_s, (expires_ms - now_ms) / 1000)
-        delay = Delay(outcome.delay_s, at_most_s)
-        headers = {**self._next_headers(executed, outcome), DUE_AT: due_ms}
-        copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE,))
         try:
-            await self._publishing.copy(delivery, copy, delay)
-        except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: the ladder is not so long
+            leg_s, staged = first_leg(outcome.delay_s, due_ms)
+            headers = {**self._next_headers(executed, outcome), **staged, DUE_AT: due_ms}
+            copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE, STAGED_UNTIL))
+            await self._publishing.copy(delivery, copy, Delay(leg_s, at_most_s))
+        except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: nobody waits for so long
             failed = Failed(failure or Failure.of(error), f"could not be published again: {error}")
             return await self._settle(executed, failed)
         await delivery.ack(hold=executed.hold)
         return outcome
 
-    def _next_headers(self, executed: Executed, outcome: RetryLater | Snoozed | Deferred) -> dict[str, HeaderValue]:
+    def _next_headers(self, executed: Executed, outcome: _Again) -> dict[str, HeaderValue]:
         attempt = executed.number
         match outcome:
             case RetryLater(failure, first_ms=first_ms):
@@ -161,6 +169,8 @@ class Settlement:
                 return {ATTEMPT: attempt, **moved}
             case Deferred(since_ms):
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
+            case Staged():
+                return {ATTEMPT: attempt}
 
     def _history(self, executed: Executed, failure: Failure, now_ms: int) -> tuple[FailedAttempt, ...]:
         """Return the attempts that failed, this one included."""
@@ -168,17 +178,22 @@ class Settlement:
         return (*history_of(executed.delivery.message.headers), last)
 
     async def _expire(self, executed: Executed, expired: Expired) -> None:
-        """Tell the sender that the task does not run any more, and ack. It is no dead letter: nobody wants it now."""
+        """Tell the sender that the task does not run any more, and ack.
+
+        Nobody wants the task now, so it is no dead letter; but an attempt that has failed is told of there.
+        """
+        delivery, failure = executed.delivery, expired.failure
+        buried = failure is None or await self._put_among_dead_letters(executed, failure, "expired", expired.attempts)
         times = {"expires_at": expired.expires_ms, "met_at": expired.met_ms}
         body: dict[str, object] = dict(times)
-        if (failure := expired.failure) is not None:
+        if failure is not None:
             texts = {"type": failure.type, "message": failure.message}
             body["error"] = {name: cut_text(text, _ERROR_BYTES) for name, text in texts.items()}
         try:
-            await self._publishing.reply(executed.delivery, ReplyType.EXPIRED, _json(body))
+            await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(body))
         except MessageTooLarge:
-            await self._publishing.reply(executed.delivery, ReplyType.EXPIRED, _json(times))
-        await executed.delivery.ack(hold=executed.hold)
+            await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
+        await self._end(executed, buried=buried)
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
@@ -198,15 +213,22 @@ class Settlement:
 
     async def _bury(self, executed: Executed, kind: str, failure: Failure, reason: str) -> None:
         """Put the message with its error among the dead letters, tell the sender, ack."""
+        buried = await self._put_among_dead_letters(executed, failure, reason, executed.number)
+        await self._publishing.failure_reply(executed.delivery, kind, failure)
+        await self._end(executed, buried=buried)
+
+    async def _put_among_dead_letters(self, executed: Executed, failure: Failure, reason: str, attempts: int) -> bool:
+        """Publish the dead letter; False where that cannot be, because of the message itself."""
         delivery, now_ms = executed.delivery, self._clock.now_ms()
+        ran_now = attempts == executed.number
         record = DeadLetterRecord(
             failure=failure,
             reason=reason,
             failed_at_ms=now_ms,
-            attempts=executed.number,
+            attempts=attempts,
             queue=delivery.queue,
             worker=self._worker,
-            history=self._history(executed, failure, now_ms),
+            history=self._history(executed, failure, now_ms) if ran_now else history_of(delivery.message.headers),
         )
         try:
             await self._publishing.dead_letter(delivery, record)
@@ -219,11 +241,15 @@ class Settlement:
                 error=failure.type,
                 cause=str(error),
             )
-            await self._publishing.failure_reply(delivery, kind, failure)
-            await delivery.reject()
-            return
-        await self._publishing.failure_reply(delivery, kind, failure)
-        await delivery.ack(hold=executed.hold)
+            return False
+        return True
+
+    async def _end(self, executed: Executed, *, buried: bool) -> None:
+        """Ack; or let the broker dead-letter the message itself, where we could not."""
+        if buried:
+            await executed.delivery.ack(hold=executed.hold)
+        else:
+            await executed.delivery.reject()
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from asyncq.broker import Delay, Exchange, Publication
+from asyncq.context import TaskContext
 from asyncq.errors import InvalidOption
 from asyncq.testing.conformance.bench import (
     QUEUE,
@@ -123,6 +124,28 @@ async def test_a_delay_of_a_year_is_taken_and_one_of_two_years_is_refused(bench:
             with pytest.raises(InvalidOption, match="delay"):
                 await put(broker, delay=Delay(seconds))
     assert await bench.count(QUEUE) == 0
+
+
+@behaviour
+async def test_a_delay_beyond_the_longest_leg_is_carried_in_stages(bench: Bench) -> None:
+    """A worker that meets the message on its way sends it on. It runs once, not early, and as the first attempt."""
+    app = bench.app()
+    ran: list[tuple[float, int]] = []
+
+    @app.task(pass_context=True)
+    async def work(ctx: TaskContext) -> None:
+        ran.append((time.time(), ctx.attempt))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asyncq.stages.LONGEST_LEG_S", 0.3)
+        async with bench.working(app) as worker:
+            due = time.time() + 1.0
+            handle = await work.options(delay=1.0).send()
+            await handle.result(WAIT_S)
+            assert worker.stats().outcomes["Staged"] >= 1
+    ((at, attempt),) = ran
+    assert at >= due - 0.002  # the due time travels in whole milliseconds
+    assert attempt == 1
 
 
 @behaviour
