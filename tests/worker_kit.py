@@ -29,6 +29,7 @@ from asyncq.task import Declaration, make_task
 from asyncq.testing.clock import ManualClock
 from asyncq.worker.attempt import AnyTask, Limits
 from asyncq.worker.attempts import Attempts
+from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
 from asyncq.worker.publishing import Publishing
@@ -176,7 +177,8 @@ class Kit:
         rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults())
         self.execution = Execution(self.intake, self.attempts, self.threads, rules, services)
         self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)
-        self.settlement = Settlement(self.publishing, self.clock, worker="host:1")
+        self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
+        self.settlement = Settlement(self.publishing, self.callbacks, self.clock, worker="host:1")
         self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], AnyTask]:

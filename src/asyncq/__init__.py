@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
         Unroutable,
     )
+    from asyncq.failed_task import FailedTask
     from asyncq.results import Progress, ResultHandle
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
     from asyncq.settings import Settings
@@ -46,6 +47,7 @@ __all__ = [
     "AsyncQError",
     "BrokerError",
     "Exponential",
+    "FailedTask",
     "Fixed",
     "Linear",
     "NotSent",
@@ -78,6 +80,7 @@ _HOMES = {
     "AsyncQError": "asyncq.errors",
     "BrokerError": "asyncq.errors",
     "Exponential": "asyncq.retry",
+    "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
     "Linear": "asyncq.retry",
     "NotSent": "asyncq.errors",

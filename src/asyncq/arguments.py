@@ -16,7 +16,7 @@ from typing import Annotated, Any, NotRequired, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from asyncq.annotations import (
@@ -28,12 +28,12 @@ from asyncq.annotations import (
     refuse_wrong_context,
     resolved,
 )
+from asyncq.body import WORKFLOW_PREFIX, arguments_in, object_of
 from asyncq.codec import Codec, NotWritable, codec_for
-from asyncq.errors import MalformedMessage, TaskDefinitionError
+from asyncq.errors import TaskDefinitionError
 
 __all__ = ["Arguments"]
 
-WORKFLOW_PREFIX = "$"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -179,7 +179,7 @@ class Arguments:
         try:
             values = codec.read(body)
         except ValidationError:
-            _object_of(body)
+            object_of(body)
             raise
         if self._message is not None:
             values = {self._message: values}
@@ -293,24 +293,9 @@ class Arguments:
 
 def _without_workflow_keys(body: bytes) -> bytes:
     """Return the body without the keys that begin with `$`; as it is where there are none."""
-    message = _object_of(body)
-    kept = {key: value for key, value in message.items() if not key.startswith(WORKFLOW_PREFIX)}
+    message = object_of(body)
+    kept = arguments_in(message)
     return body if len(kept) == len(message) else to_json(kept)
-
-
-def _object_of(body: bytes) -> dict[str, Any]:
-    try:
-        message = from_json(body)
-    except ValueError as error:
-        raise MalformedMessage(f"The body is not JSON: {error}. A task message is a JSON object in UTF-8.") from error
-    if not isinstance(message, dict):
-        raise MalformedMessage(
-            f"The body is a JSON {_JSON_NAMES.get(type(message), 'value')}, not an object with the task's arguments."
-        )
-    return message
-
-
-_JSON_NAMES = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 
 def _count(number: int, noun: str) -> str:

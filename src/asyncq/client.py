@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
 from asyncq.clock import Clock
 from asyncq.context import current_context
@@ -181,9 +182,12 @@ class Client:
         if reply:
             reply_to = (await self._open_mailbox()).address
             pending = self._expect(task_id)
+        body = signature.body
+        if sending.on_failure is not None:
+            body = with_key(body, ON_FAILURE, sending.on_failure.to_json())
         message = Message(
             type=signature.name,
-            body=signature.body,
+            body=body,
             task_id=task_id,
             message_id=new_id(),
             reply_to=reply_to,

@@ -14,7 +14,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from asyncq.errors import BrokerError, NoContext
+from pydantic import ValidationError
+
+from asyncq.body import FAILED, object_of
+from asyncq.errors import BrokerError, MalformedMessage, NoContext
 from asyncq.loggers import get_logger
 from asyncq.message import Headers, Message, expires_at_ms_of
 from asyncq.results import Progress
@@ -22,6 +25,8 @@ from asyncq.sync import TaskSync
 
 if TYPE_CHECKING:  # its import takes longer than all of asyncq's
     from structlog.typing import FilteringBoundLogger
+
+    from asyncq.failed_task import FailedTask
 
 __all__ = ["ContextServices", "TaskContext", "current_context", "running"]
 
@@ -100,6 +105,21 @@ class TaskContext:
         """
         expires_ms = expires_at_ms_of(self.message)
         return None if expires_ms is None else datetime.fromtimestamp(expires_ms / 1000, UTC)
+
+    @property
+    def failed(self) -> FailedTask | None:
+        """The task that has finally failed, where this one is its `on_failure` with arguments of its own; else None."""
+        if b'failed"' not in self.message.body:
+            return None
+        value = object_of(self.message.body).get(FAILED)
+        if value is None:
+            return None
+        from asyncq.failed_task import FailedTask  # noqa: PLC0415 - its model is made when it is first needed
+
+        try:
+            return FailedTask.model_validate(value)
+        except ValidationError as error:
+            raise MalformedMessage(f"{FAILED} of task {self.task_id} tells of no failed task: {error}") from error
 
     @property
     def cancelled(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
     "attempt_of",
     "copy_of",
     "cut_text",
+    "derived_id",
     "expires_at_ms_of",
     "first_at_ms_of",
     "headers_size",
@@ -66,6 +68,7 @@ HeaderValue = Any
 """A string, an integer, or whatever a foreign client has put there."""
 Headers = Mapping[str, HeaderValue]
 
+_FOLLOWS = uuid.UUID("6f6b5b0e-9c1f-4a53-8f0c-5e1c2f0f9d11")
 _NEVER_COPIED = ("x-", "CC", "BCC")
 
 LATEST_MS = 253_402_300_799_999
@@ -122,6 +125,16 @@ def new_id() -> str:
     value |= 0x2 << 62 | random_bits & 0x3FFF_FFFF_FFFF_FFFF
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def derived_id(task_id: str, position: str) -> str:
+    """Return the id of a message that follows from a task: the same one each time (UUID version 5).
+
+    Args:
+        task_id: The task that it follows from.
+        position: What it is to that task: `on_failure` ...
+    """
+    return str(uuid.uuid5(_FOLLOWS, f"{position} {task_id}"))
 
 
 def attempt_of(message: Message) -> int:

@@ -5,16 +5,21 @@ What travels with a message is the producer's to say; how a task runs is the wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from asyncq.callback import Callback, CallsBack
 from asyncq.errors import InvalidOption
-from asyncq.message import LATEST_MS, MAX_HEADERS_BYTES, RESERVED_HEADER_PREFIX, HeaderValue, headers_size
+from asyncq.headers import own_headers, text_size
+from asyncq.message import LATEST_MS, HeaderValue
 from asyncq.queue_names import check_queue_name
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
+
+if TYPE_CHECKING:  # its model is made when it is first needed
+    from asyncq.failed_task import FailedTask
 
 __all__ = ["QueueOptions", "RunOptions", "SendOptions", "Sending", "TaskOptions", "retry_defaults_of"]
 
@@ -30,6 +35,9 @@ class TaskOptions(TypedDict, total=False):
             else the app's, else a failure is final.
         time_limit: How long one attempt may take, in seconds or as a `timedelta`.
         reply: Whether senders get a result back unless they say otherwise.
+        on_failure: What is sent when the task has finally failed, unless the send says otherwise: a task, or a
+            function, that takes a `FailedTask` as its only argument; or a signature, whose task finds it in
+            `ctx.failed`. A function becomes a task of its own, `<task>.on_failure`.
     """
 
     name: str
@@ -37,6 +45,7 @@ class TaskOptions(TypedDict, total=False):
     retry: RetryPolicy | Sequence[RetryPolicy] | None
     time_limit: float | timedelta
     reply: bool
+    on_failure: CallsBack | Callable[[FailedTask], object] | None
 
 
 class QueueOptions(TypedDict, total=False):
@@ -62,6 +71,8 @@ class SendOptions(TypedDict, total=False):
         headers: Headers of your own; names that begin with `asyncq-` and `x-` are not yours.
         reply: Whether a result comes back.
         timeout: How long `call` waits for the result, in seconds or as a `timedelta`.
+        on_failure: What is sent when this task has finally failed, in place of what its declaration says: a task that
+            takes a `FailedTask`, or a signature.
     """
 
     delay: float | timedelta
@@ -72,6 +83,7 @@ class SendOptions(TypedDict, total=False):
     headers: Mapping[str, str | int | float | bool]
     reply: bool
     timeout: float | timedelta
+    on_failure: CallsBack
 
 
 def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
@@ -112,6 +124,7 @@ class RunOptions:
 
     retry: tuple[RetryPolicy, ...] | None = None
     time_limit_s: float | None = None
+    on_failure: CallsBack | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +140,7 @@ class Sending:
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
     reply: bool | None = None
     timeout_s: float | None = None
+    on_failure: Callback | None = None
 
     @classmethod
     def of(cls, options: SendOptions) -> Sending:
@@ -150,9 +164,10 @@ class Sending:
             expires_ms=expires_ms,
             queue=options.get("queue"),
             task_id=_task_id(options.get("task_id")),
-            headers=_headers(options.get("headers") or {}),
+            headers=own_headers(options.get("headers") or {}),
             reply=_reply(options.get("reply")),
             timeout_s=None if timeout is None else seconds_of(timeout, "timeout="),
+            on_failure=_on_failure(options.get("on_failure")),
         )
         is_relative = sending.expires_s is not None and sending.delay_s is not None
         is_absolute = sending.expires_ms is not None and sending.eta_ms is not None
@@ -223,10 +238,22 @@ def _in_words(seconds: float | None, moment_ms: int | None) -> str:
     return (_EPOCH + timedelta(milliseconds=moment_ms)).isoformat(timespec="milliseconds")
 
 
+def _on_failure(callback: Any) -> Callback | None:
+    if callback is None:
+        return None
+    if not callable(getattr(callback, "as_callback", None)):
+        raise InvalidOption(
+            f"on_failure= of a send takes a task or a signature, such as notify or notify.s('ops'), not {callback!r}. "
+            "A plain function cannot travel: declare it with @app.task."
+        )
+    made: Callback = callback.as_callback()
+    return made
+
+
 def _task_id(task_id: Any) -> str | None:
     if task_id is None:
         return None
-    if not isinstance(task_id, str) or not 1 <= _size(task_id) <= 128:
+    if not isinstance(task_id, str) or not 1 <= text_size(task_id) <= 128:
         raise InvalidOption(f"task_id= takes a string of 1 to 128 bytes, not {task_id!r}.")
     return task_id
 
@@ -235,38 +262,3 @@ def _reply(reply: Any) -> bool | None:
     if reply is not None and not isinstance(reply, bool):
         raise InvalidOption(f"reply= takes True or False, not {reply!r}.")
     return reply
-
-
-def _size(text: str) -> int:
-    """Return the bytes that a text takes as UTF-8; 0 where it has none (a lone surrogate), so that it is refused."""
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        return 0
-
-
-def _headers(headers: Any) -> dict[str, HeaderValue]:
-    if not isinstance(headers, Mapping):
-        raise InvalidOption(f"headers= takes a mapping of names to values, not {headers!r}.")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not 1 <= _size(name) <= 128:
-            raise InvalidOption(f"A header's name must be a string of 1 to 128 bytes, not {name!r}.")
-        if name.startswith((RESERVED_HEADER_PREFIX, "x-")) or name in {"CC", "BCC"}:
-            raise InvalidOption(
-                f"The header {name!r} belongs to asyncq or to RabbitMQ. Use a name of your own, such as 'shop-{name}'."
-            )
-        if not isinstance(value, (str, int, float, bool)):
-            raise InvalidOption(
-                f"The header {name!r} must be a string, a number or a boolean, not {type(value).__name__}."
-            )
-        if isinstance(value, str) and value and not _size(value):
-            raise InvalidOption(f"The header {name!r} is no text that UTF-8 can express: {value!r}.")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InvalidOption(f"The header {name!r} does not fit into 64 bits. Send it as a string.")
-    size = headers_size(headers)
-    if size > MAX_HEADERS_BYTES:
-        raise InvalidOption(
-            f"The headers take {size} bytes; RabbitMQ carries them in one frame, so asyncq allows {MAX_HEADERS_BYTES}. "
-            "Put the data into the task's arguments."
-        )
-    return dict(headers)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from asyncq.callback import CallsBack
 from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
 from asyncq.options import RunOptions, TaskOptions
@@ -132,7 +133,7 @@ class TaskRegistry:
         Args:
             function: The function, where the decorator is used without parentheses.
             pass_context: The function takes the `TaskContext` as its first parameter.
-            **options: See `TaskOptions`: name, queue, retry, time_limit, reply.
+            **options: See `TaskOptions`: name, queue, retry, time_limit, reply, on_failure.
 
         Raises:
             TaskDefinitionError: The function cannot be a task; the message names the parameter and the remedy.
@@ -143,7 +144,8 @@ class TaskRegistry:
         _check_options(options)
 
         def declare(function: Callable[..., Any]) -> AnyTask:
-            task = make_task(function, self._declaration(function, options, pass_context=pass_context), self._sender)
+            declaration = self._declaration(function, options, pass_context=pass_context)
+            task = make_task(function, declaration, self._sender)
             self._add(task)
             return task
 
@@ -178,16 +180,37 @@ class TaskRegistry:
         if name is None:
             name = f"{self.name}.{_function_name(function)}"
             _check_task_name(name)
+        queue = options.get("queue") or self.name
         return Declaration(
             name=name,
-            queue=options.get("queue") or self.name,
+            queue=queue,
             run=RunOptions(
                 retry=policies_of(options["retry"], "@task(retry=...)") if "retry" in options else None,
                 time_limit_s=None if time_limit is None else seconds_of(time_limit, "time_limit="),
+                on_failure=self._on_failure(options.get("on_failure"), name, queue),
             ),
             reply=options.get("reply", True),
             pass_context=pass_context,
         )
+
+    def _on_failure(self, callback: Any, name: str, queue: str) -> CallsBack | None:
+        """Return what calls back; a plain function is declared as a task, so that it runs at least once."""
+        if callback is None:
+            return None
+        if callable(getattr(callback, "as_callback", None)):
+            calls_back: CallsBack = callback
+            return calls_back
+        if not callable(callback):
+            raise InvalidOption(
+                f"@task(on_failure=...) takes a task, a signature or a function of a FailedTask, not {callback!r}."
+            )
+        task_name = f"{name}.on_failure"
+        _check_task_name(task_name)
+        task = make_task(
+            callback, Declaration(name=task_name, queue=queue, run=RunOptions(), reply=False), self._sender
+        )
+        self._add(task)
+        return task
 
     def _add(self, task: AnyTask) -> None:
         source = _Source.of(task)

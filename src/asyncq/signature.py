@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar, Unpack
 
+from asyncq.callback import Callback
+from asyncq.errors import InvalidOption
 from asyncq.options import Sending, SendOptions
 from asyncq.results import ResultHandle
 
-__all__ = ["Sender", "Signature"]
+__all__ = ["Sender", "Signature", "callback_of"]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -45,6 +47,39 @@ class Signature(Generic[R_co]):
             InvalidOption: A value cannot be used.
         """
         return replace(self, sending=Sending.of(options))
+
+    def as_callback(self) -> Callback:
+        """Return what is sent where this signature is an `on_failure=`.
+
+        Raises:
+            InvalidOption: It has options that a callback cannot have.
+        """
+        return callback_of(self.name, self.queue, self.body, self.sending)
+
+
+def callback_of(task: str, queue: str, arguments: bytes | None, sending: Sending) -> Callback:
+    """Return the callback of a task with the options of a send.
+
+    Raises:
+        InvalidOption: An option is none of a callback's.
+    """
+    # Moments would be over by then, its id follows from the failed task's, and nobody waits for its result.
+    unusable = {
+        "eta": sending.eta_ms,
+        "expires": sending.expires_ms or sending.expires_s,
+        "task_id": sending.task_id,
+        "timeout": sending.timeout_s,
+        "reply": sending.reply or None,
+    }
+    for option, value in unusable.items():
+        if value is not None:
+            raise InvalidOption(
+                f"on_failure={task!r}: a callback has no {option}=; it may have queue=, delay=, headers= and "
+                "on_failure= of its own."
+            )
+    return Callback(
+        task, sending.queue or queue, arguments, sending.headers, sending.delay_s or 0.0, sending.on_failure
+    )
 
 
 class Sender(Protocol):

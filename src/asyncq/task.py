@@ -10,14 +10,17 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack
 
+from pydantic import ValidationError
+
 from asyncq.annotations import signature_of
 from asyncq.arguments import Arguments
+from asyncq.callback import Callback
 from asyncq.context import TaskContext
-from asyncq.errors import TaskDefinitionError
+from asyncq.errors import InvalidOption, TaskDefinitionError
 from asyncq.options import RunOptions, Sending, SendOptions
 from asyncq.results import ResultHandle
 from asyncq.return_values import Results
-from asyncq.signature import Sender, Signature
+from asyncq.signature import Sender, Signature, callback_of
 
 __all__ = [
     "AnyTask",
@@ -106,9 +109,12 @@ class Task(Generic[P, R]):
 
         Raises:
             TaskDefinitionError: They still cannot be resolved.
+            InvalidOption: What was given as `on_failure=` cannot be a callback.
         """
         self.arguments.resolve()
         self.results.resolve()
+        if self.run.on_failure is not None:
+            self.run.on_failure.as_callback()
 
     def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Bind arguments, and return the task ready to be sent.
@@ -147,6 +153,26 @@ class Task(Generic[P, R]):
         """
         return TaskWithOptions(self, Sending.of(options))
 
+    def as_callback(self) -> Callback:
+        """Return what is sent where this task is an `on_failure=`: it gets the `FailedTask` as its arguments.
+
+        Raises:
+            InvalidOption: It takes other arguments.
+        """
+        return self._callback(_DEFAULTS)
+
+    def _callback(self, sending: Sending) -> Callback:
+        from asyncq.failed_task import EXAMPLE  # noqa: PLC0415 - its model is made when it is first needed
+
+        try:
+            self.arguments.encode_named(EXAMPLE)
+        except (ValidationError, TypeError) as error:
+            raise InvalidOption(
+                f"on_failure={self!r}: its only parameter must take a FailedTask. For other arguments bind them, "
+                f"{self.__name__}.s(...), and read current_context().failed. ({_first_line(error)})"
+            ) from error
+        return callback_of(self.name, self.queue, None, sending)
+
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending) -> Signature[R]:
         body = self.arguments.encode(args, kwargs)
         return Signature(self.name, body, self.queue, self.reply, self.results.decode, sending)
@@ -167,6 +193,10 @@ class TaskWithOptions(Generic[P, R]):
     def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Bind arguments, as `Task.s` does."""
         return self._task._signature(args, kwargs, self._sending)  # noqa: SLF001 - the two are one concept
+
+    def as_callback(self) -> Callback:
+        """Return what is sent where this is an `on_failure=`, as `Task.as_callback` does."""
+        return self._task._callback(self._sending)  # noqa: SLF001 - the two are one concept
 
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> ResultHandle[R]:
         """Publish the task with these options, as `Task.send` does."""
@@ -233,6 +263,13 @@ def make_task(function: Callable[..., Any], declaration: Declaration, sender: Se
         (False, True): ThreadContextTask,
     }
     return kinds[_is_async(function), declaration.pass_context](function, declaration, sender)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc']) or 'the arguments'}: {first['msg']}"
+    return str(error)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -14,7 +14,17 @@ import aio_pika
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from asyncq import AsyncQ, Exponential, Fixed, Retry, RetryPolicy, TaskContext, TaskFailed
+from asyncq import (
+    AsyncQ,
+    Exponential,
+    FailedTask,
+    Fixed,
+    Retry,
+    RetryPolicy,
+    TaskContext,
+    TaskExpired,
+    TaskFailed,
+)
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
 from support import eventually, working
@@ -75,7 +85,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     words = """broker backend task_serializer result_serializer accept_content timezone enable_utc task_track_started
     task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for dont_autoretry_for
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
-    status get task_always_eager"""
+    status get task_always_eager link_error on_failure expires"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -307,6 +317,45 @@ async def test_apply_async(broker_url):
     async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
         message = await (await channel.get_queue("other", ensure=False)).get(no_ack=True)
     assert (message.correlation_id, message.headers["tenant"]) == ("id-1", "a")
+
+
+async def test_link_error(broker_url):
+    """The sender's own callback, with arguments of its own."""
+    await run_callback(broker_url, "sent")
+
+
+async def test_on_failure(broker_url):
+    """The task's."""
+    await run_callback(broker_url, "declared")
+
+
+async def run_callback(broker_url: str, whose: str) -> None:
+    app, told = AsyncQ("shop", broker=broker_url), []
+
+    @app.task(pass_context=True)
+    async def page(ctx: TaskContext, who: str) -> None:
+        told.append((who, ctx.failed.error_message))
+
+    def tell(failed: FailedTask) -> None:
+        told.append(("declared", failed.error_message))
+
+    @app.task(on_failure=tell)
+    async def charge() -> None:
+        raise ValueError("no money")
+
+    async with working(app):
+        sending = charge.options(on_failure=page.s("sent")) if whose == "sent" else charge
+        await sending.send()
+        await eventually(lambda: told)
+    assert told == [(whose, "no money")]
+
+
+async def test_expires(broker_url):
+    """Not run any more, and said so."""
+    async with working(make_app(broker_url)) as app:
+        late = app.tasks["shop.add"].options(expires=datetime.now(UTC) - timedelta(seconds=1))
+        with pytest.raises(TaskExpired):
+            await late.call(1, 2)
 
 
 async def test_countdown(broker_url):

@@ -96,6 +96,13 @@ async def context_is_no_number(n: int) -> int:
     return n
 
 
+def takes_a_number(number: int) -> None: ...
+
+
+@app.task(on_failure=takes_a_number)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+async def wrong_callback() -> None: ...
+
+
 # --- wrong uses of results
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from asyncq import (
     AsyncQ,
     Exponential,
+    FailedTask,
     Fixed,
     Linear,
     Progress,
@@ -189,6 +190,32 @@ async def results() -> None:
     assert_type(handle.updates(), AsyncIterator[Progress])
     async for update in handle.updates():
         assert_type(update, Progress)
+
+
+@app.task
+async def notify(failed: FailedTask) -> None: ...
+
+
+def tell(failed: FailedTask) -> None: ...
+
+
+@app.task(on_failure=tell)
+async def told_by_a_function() -> None: ...
+
+
+@app.task(on_failure=notify)
+async def told_by_a_task() -> None: ...
+
+
+@app.task(on_failure=plain.s("ops"))
+async def told_by_a_signature() -> None: ...
+
+
+async def callbacks(context: TaskContext) -> None:
+    await plain.options(on_failure=notify).send("x")
+    await plain.options(on_failure=plain.options(delay=60).s("ops")).send("x")
+    await plain.options(on_failure=notify.options(queue="ops")).send("x")
+    assert_type(context.failed, FailedTask | None)
 
 
 async def by_name() -> None:

@@ -16,6 +16,7 @@ PUBLIC = [
     "AsyncQError",
     "BrokerError",
     "Exponential",
+    "FailedTask",
     "Fixed",
     "Linear",
     "NotSent",

@@ -17,6 +17,7 @@ from typing import Any, overload
 
 from pydantic_core import from_json
 
+from asyncq.body import arguments_in
 from asyncq.broker import Publication
 from asyncq.message import PARENT_ID, Headers
 from asyncq.task import Task
@@ -227,7 +228,7 @@ def _as_json(body: bytes) -> Mapping[str, Any]:
         value = from_json(body)
     except ValueError:
         value = body
-    return value if isinstance(value, dict) else {"": value}
+    return arguments_in(value) if isinstance(value, dict) else {"": value}
 
 
 def _shown(arguments: Mapping[str, Any]) -> str:

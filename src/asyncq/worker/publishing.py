@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Queue, QueueSpec, ReplyTo
+from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Exchange, Queue, QueueSpec, ReplyTo
 from asyncq.clock import Clock
 from asyncq.errors import BrokerError, LeaseLost, MessageTooLarge, PublishError, PublishUncertain, Refused, Unroutable
 from asyncq.loggers import get_logger
@@ -63,6 +63,21 @@ class Publishing:
         await self._persist(
             delivery, lambda: self._broker.publish(copy, address, delay=delay, timeout_s=self._timeout_s)
         )
+
+    async def callback(self, delivery: Delivery, message: Message, to: Exchange, delay: Delay | None) -> None:
+        """Send a task that follows from the delivery's. Its queue is declared where there is none yet.
+
+        Raises:
+            MessageTooLarge: However often one tries.
+            Refused: Again and again.
+            Unroutable: Again and again: its queue cannot be had.
+            LeaseLost: See above.
+        """
+
+        async def publish() -> None:
+            await self._broker.publish(message, to, delay=delay, timeout_s=self._timeout_s)
+
+        await self._persist(delivery, publish, queue=to.queue, hopeless=(Refused, Unroutable))
 
     async def dead_letter(self, delivery: Delivery, record: DeadLetterRecord) -> None:
         """Park the delivery's message with its error. Raises what `copy` raises."""
@@ -126,28 +141,50 @@ class Publishing:
             except MessageTooLarge as error:
                 log.warning("the reply was not sent", task_id=delivery.message.task_id, cause=str(error))
 
-    async def _persist(self, delivery: Delivery, publish: _Publish) -> None:
+    async def _persist(
+        self,
+        delivery: Delivery,
+        publish: _Publish,
+        *,
+        queue: str | None = None,
+        hopeless: tuple[type[PublishError], ...] = (Refused,),
+    ) -> None:
+        """Publish, for as long as it takes.
+
+        Args:
+            delivery: On whose behalf.
+            publish: Does it once.
+            queue: What is declared again where nothing takes the message; without it the delivery's own.
+            hopeless: The errors that are raised when they come again and again.
+        """
         try:
             await publish()
         except MessageTooLarge:
             raise
         except PublishError as error:
-            await self._repeat(delivery, publish, error)
+            await self._repeat(delivery, publish, error, queue or delivery.queue, hopeless)
 
-    async def _repeat(self, delivery: Delivery, publish: _Publish, error: PublishError) -> None:
+    async def _repeat(
+        self,
+        delivery: Delivery,
+        publish: _Publish,
+        error: PublishError,
+        queue: str,
+        hopeless: tuple[type[PublishError], ...],
+    ) -> None:
         """Publish again, with growing pauses, until it is done, hopeless, or no longer ours to do."""
         lost = asyncio.ensure_future(delivery.lost())
         pause_s, refusals = _FIRST_PAUSE_S, 0
         try:
             while True:
-                refusals += isinstance(error, Refused)
+                refusals += isinstance(error, hopeless)
                 if refusals >= _REFUSALS:
                     raise error
                 await self._pause(delivery, lost, pause_s, error)
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
                 try:
                     if isinstance(error, Unroutable):
-                        await self._declare_again(delivery.queue)
+                        await self._declare_again(queue)
                     await publish()
                 except MessageTooLarge:
                     raise

@@ -3,10 +3,10 @@
     succeeded          reply -> ack
     retry              copy with the next attempt number, delayed -> ack
     snoozed, deferred, staged   copy with the same attempt number, delayed -> ack
-    failed, rejected   dead letter with the error -> reply -> ack; where the dead letter cannot be published because
-                       of the message itself, the broker's own reject stands in place of the ack, last
+    failed, rejected   dead letter with the error -> reply -> error callback -> ack; where the dead letter cannot be
+                       published because of the message itself, the broker's own reject stands in place of the ack
     cancelled          reply -> ack
-    expired            reply -> ack; after a failed attempt first the dead letter with its error
+    expired            reply -> ack; after a failed attempt as failed, with its own kind of reply
     drained            copy with the same attempt number -> ack
     lease lost         nothing: the broker delivers it again
 
@@ -19,7 +19,7 @@ Invariant: every publish is confirmed and mandatory before the ack. A crash betw
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
@@ -56,6 +56,7 @@ from asyncq.outcome import (
     Succeeded,
 )
 from asyncq.stages import first_leg
+from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.execution import Executed
 from asyncq.worker.publishing import Publishing
 
@@ -73,12 +74,14 @@ class Settlement:
 
     Args:
         publishing: Publishes what follows from an outcome.
+        callbacks: Sends the error callbacks.
         clock: For the time of a failure, and when a copy is due.
         worker: Host and process id, for dead letters.
     """
 
-    def __init__(self, publishing: Publishing, clock: Clock, worker: str) -> None:
+    def __init__(self, publishing: Publishing, callbacks: Callbacks, clock: Clock, worker: str) -> None:
         self._publishing = publishing
+        self._callbacks = callbacks
         self._clock = clock
         self._worker = worker
 
@@ -108,9 +111,9 @@ class Settlement:
             case RetryLater() | Snoozed() | Deferred() | Staged():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
-                await self._bury(executed, ReplyType.FAILED, failure, reason)
+                await self._fail(executed, ReplyType.FAILED, failure, reason)
             case Rejected(failure, reason):
-                await self._bury(executed, ReplyType.REJECTED, failure, reason)
+                await self._fail(executed, ReplyType.REJECTED, failure, reason)
             case Cancelled():
                 await self._publishing.reply(executed.delivery, ReplyType.CANCELLED, b"null")
                 await executed.delivery.ack(hold=executed.hold)
@@ -183,17 +186,23 @@ class Settlement:
         Nobody wants the task now, so it is no dead letter; but an attempt that has failed is told of there.
         """
         delivery, failure = executed.delivery, expired.failure
-        buried = failure is None or await self._put_among_dead_letters(executed, failure, "expired", expired.attempts)
         times = {"expires_at": expired.expires_ms, "met_at": expired.met_ms}
         body: dict[str, object] = dict(times)
         if failure is not None:
             texts = {"type": failure.type, "message": failure.message}
             body["error"] = {name: cut_text(text, _ERROR_BYTES) for name, text in texts.items()}
-        try:
-            await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(body))
-        except MessageTooLarge:
-            await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
-        await self._end(executed, buried=buried)
+
+        async def reply() -> None:
+            try:
+                await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(body))
+            except MessageTooLarge:
+                await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
+
+        if failure is None:
+            await reply()
+            await delivery.ack(hold=executed.hold)
+        else:
+            await self._bury(executed, self._record(executed, failure, "expired", expired.attempts), reply)
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
@@ -211,45 +220,50 @@ class Settlement:
             return
         await delivery.ack()
 
-    async def _bury(self, executed: Executed, kind: str, failure: Failure, reason: str) -> None:
-        """Put the message with its error among the dead letters, tell the sender, ack."""
-        buried = await self._put_among_dead_letters(executed, failure, reason, executed.number)
-        await self._publishing.failure_reply(executed.delivery, kind, failure)
-        await self._end(executed, buried=buried)
+    async def _fail(self, executed: Executed, kind: str, failure: Failure, reason: str) -> None:
+        async def reply() -> None:
+            await self._publishing.failure_reply(executed.delivery, kind, failure)
 
-    async def _put_among_dead_letters(self, executed: Executed, failure: Failure, reason: str, attempts: int) -> bool:
-        """Publish the dead letter; False where that cannot be, because of the message itself."""
-        delivery, now_ms = executed.delivery, self._clock.now_ms()
-        ran_now = attempts == executed.number
-        record = DeadLetterRecord(
+        await self._bury(executed, self._record(executed, failure, reason, executed.number), reply)
+
+    async def _bury(self, executed: Executed, record: DeadLetterRecord, reply: Callable[[], Awaitable[None]]) -> None:
+        """Put the message with its error among the dead letters, tell the sender, send the callback, ack."""
+        delivery, message = executed.delivery, executed.delivery.message
+        buried = True
+        try:
+            await self._publishing.dead_letter(delivery, record)
+        except (MessageTooLarge, Refused) as error:
+            buried = False
+            log.warning(
+                "the dead letter could not be published, so the broker dead-letters the message, without the error",
+                task=message.type,
+                task_id=message.task_id,
+                reason=record.reason,
+                error=record.failure.type,
+                cause=str(error),
+            )
+        await reply()
+        await self._callbacks.call(delivery, record)
+        if buried:
+            await delivery.ack(hold=executed.hold)
+        else:
+            await delivery.reject()
+
+    def _record(self, executed: Executed, failure: Failure, reason: str, attempts: int) -> DeadLetterRecord:
+        now_ms = self._clock.now_ms()
+        # A message that was met too late for its next attempt has this failure in its history already.
+        is_told = attempts < executed.number
+        return DeadLetterRecord(
             failure=failure,
             reason=reason,
             failed_at_ms=now_ms,
             attempts=attempts,
-            queue=delivery.queue,
+            queue=executed.delivery.queue,
             worker=self._worker,
-            history=self._history(executed, failure, now_ms) if ran_now else history_of(delivery.message.headers),
+            history=history_of(executed.delivery.message.headers)
+            if is_told
+            else self._history(executed, failure, now_ms),
         )
-        try:
-            await self._publishing.dead_letter(delivery, record)
-        except (MessageTooLarge, Refused) as error:
-            log.warning(
-                "the dead letter could not be published, so the broker dead-letters the message, without the error",
-                task=delivery.message.type,
-                task_id=delivery.message.task_id,
-                reason=reason,
-                error=failure.type,
-                cause=str(error),
-            )
-            return False
-        return True
-
-    async def _end(self, executed: Executed, *, buried: bool) -> None:
-        """Ack; or let the broker dead-letter the message itself, where we could not."""
-        if buried:
-            await executed.delivery.ack(hold=executed.hold)
-        else:
-            await executed.delivery.reject()
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -33,6 +33,7 @@ from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
 from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
+from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
@@ -279,5 +280,6 @@ class Worker:
         rules = RunRules(Limits(clock, settings.time_limit_s, self._grace_s), self._app.retry_defaults)
         execution = Execution(intake, self._attempts, self._threads, rules, services)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
-        settlement = Settlement(publishing, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
+        callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
+        settlement = Settlement(publishing, callbacks, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
         return Slot(execution, settlement, self._attempts, clock)

@@ -31,6 +31,7 @@ THEMES: Final = (
     "sending",
     "results",
     "retries",
+    "callbacks",
     "intake",
     "working",
 )

@@ -1,0 +1,144 @@
+"""What is sent when a task has finally failed: the send's own error callback, else the task's.
+
+Invariant: for one task it has always the same id, so that a failure which is settled twice, after a crash, makes no
+second callback for those who look at ids. A callback that cannot be read, or not be sent, keeps no task from its end:
+its dead letter is there, and the log says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from asyncq.body import FAILED, ON_FAILURE, arguments_in, object_of, with_key
+from asyncq.broker import DeadLetterRecord, Delay, Delivery, Exchange
+from asyncq.callback import Callback
+from asyncq.clock import Clock
+from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, MessageTooLarge
+from asyncq.loggers import get_logger
+from asyncq.message import DUE_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, derived_id, new_id
+from asyncq.stages import first_leg
+from asyncq.worker.attempt import AnyTask
+from asyncq.worker.publishing import Publishing
+
+__all__ = ["Callbacks"]
+
+log = get_logger("asyncq.worker")
+
+
+class Callbacks:
+    """Sends the error callbacks of a worker's tasks.
+
+    Args:
+        tasks: The tasks of this worker by name.
+        publishing: Publishes them.
+        clock: For timestamps and delays.
+        exchange: Where tasks are sent to.
+    """
+
+    def __init__(self, tasks: Mapping[str, AnyTask], publishing: Publishing, clock: Clock, *, exchange: str) -> None:
+        self._tasks = tasks
+        self._publishing = publishing
+        self._clock = clock
+        self._exchange = exchange
+
+    async def call(self, delivery: Delivery, record: DeadLetterRecord) -> None:
+        """Send the callback of a task that has finally failed, if it has one.
+
+        Args:
+            delivery: The failed task's.
+            record: What its dead letter says.
+
+        Raises:
+            LeaseLost: The delivery is no longer ours: whoever gets it sends the callback, with the same id.
+        """
+        callback = self._callback_of(delivery.message)
+        if callback is None:
+            return
+        try:
+            try:
+                await self._send(delivery, callback, _failed_task(delivery.message, record))
+            except MessageTooLarge:  # with the arguments of both
+                await self._send(delivery, callback, _failed_task(delivery.message, record, with_arguments=False))
+        except LeaseLost:
+            raise
+        except AsyncQError as error:
+            self._tell(delivery.message, callback, error)
+
+    def _callback_of(self, message: Message) -> Callback | None:
+        try:
+            own = Callback.in_body(message.body)
+            if own is not None:
+                return own
+            task = self._tasks.get(message.type)
+            declared = None if task is None else task.run.on_failure
+            return None if declared is None else declared.as_callback()
+        except Exception as error:  # noqa: BLE001 - whatever a user's own object raises; the dead letter is there
+            self._tell(message, None, error)
+            return None
+
+    async def _send(self, delivery: Delivery, callback: Callback, failed: bytes) -> None:
+        message = delivery.message
+        body = failed if callback.arguments is None else with_key(callback.arguments, FAILED, failed)
+        if callback.on_failure is not None:
+            body = with_key(body, ON_FAILURE, callback.on_failure.to_json())
+        now_ms = self._clock.now_ms()
+        headers: dict[str, HeaderValue] = {
+            **callback.headers,
+            PARENT_ID: message.task_id,
+            ROOT_ID: message.headers.get(ROOT_ID) or message.task_id,
+        }
+        delay = None
+        if callback.delay_s > 0:
+            due_ms = headers[DUE_AT] = now_ms + round(callback.delay_s * 1000)
+            leg_s, staged = first_leg(callback.delay_s, due_ms)
+            headers.update(staged)
+            delay = Delay(leg_s)
+        call = Message(
+            type=callback.task,
+            body=body,
+            task_id=derived_id(message.task_id, ON_FAILURE),
+            message_id=new_id(),
+            headers=headers,
+            timestamp_ms=now_ms,
+            app_id=message.app_id,
+        )
+        await self._publishing.callback(delivery, call, Exchange(self._exchange, callback.queue), delay)
+
+    @staticmethod
+    def _tell(message: Message, callback: Callback | None, error: Exception) -> None:
+        log.error(
+            "the error callback of a failed task was not sent; the task is among the dead letters",
+            task=message.type,
+            task_id=message.task_id,
+            **({} if callback is None else {"callback": callback.task, "queue": callback.queue}),
+            cause=str(error),
+        )
+
+
+def _failed_task(message: Message, record: DeadLetterRecord, *, with_arguments: bool = True) -> bytes:
+    # Its model is made when it is first needed: most workers' tasks have no callback.
+    from asyncq.failed_task import FailedTask  # noqa: PLC0415
+
+    failed = FailedTask(
+        task=message.type,
+        task_id=message.task_id,
+        queue=record.queue,
+        reason=record.reason,
+        attempts=record.attempts,
+        error_type=record.failure.type,
+        error_message=record.failure.message,
+        traceback=record.failure.traceback,
+        failed_at=datetime.fromtimestamp(record.failed_at_ms / 1000, UTC),
+        worker=record.worker,
+        arguments=_arguments_of(message.body) if with_arguments else None,
+    )
+    return failed.model_dump_json().encode()
+
+
+def _arguments_of(body: bytes) -> dict[str, Any] | None:
+    try:
+        return arguments_in(object_of(body))
+    except MalformedMessage:
+        return None
