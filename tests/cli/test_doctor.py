@@ -111,6 +111,7 @@ async def test_a_healthy_broker_has_nothing_to_do(shell, in_process, doctor, at_
             "unroutable",
             "consumers",
             "dead-letters",
+            "delivery-limits",
             "time-limits",
         )
     }
@@ -211,6 +212,40 @@ async def test_a_policy_with_a_time_to_live_and_a_consumer_timeout_are_seen(in_p
     assert "message-ttl=3600000" in findings["policies"][0]["seen"]
     assert severities(findings, "time-limits") == (["error"] if knows_timeouts else ["ok"])
     assert status == (2 if knows_timeouts else 1)
+
+
+async def test_a_policy_that_brings_the_delivery_limit_of_dead_letters_down_is_an_error(
+    in_process, node, broker_url, doctor
+):
+    """On each version the lower one of policy and argument holds: a few looks, and the letter is gone."""
+    await in_process.arun("topology", "apply", "shop:app")
+    vhost = quote(urlsplit(broker_url).path[1:], safe="")
+    policy = {"pattern": r"^mail\.dead$", "definition": {"delivery-limit": 2}, "apply-to": "queues"}
+    node.api("PUT", f"/policies/{vhost}/low", policy)
+
+    async def seen():
+        status, findings = await doctor("shop:app")
+        return (status, severities(findings, "delivery-limits")) == (2, ["error"])
+
+    await eventually(seen, 20)
+    async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
+        await channel.default_exchange.publish(aio_pika.Message(b"{}"), "mail.dead")
+        queue = await channel.get_queue("mail.dead", ensure=False)
+
+        async def look():
+            letter = await queue.get(fail=False)
+            if letter is not None:
+                await letter.reject(requeue=True)
+            return letter
+
+        await eventually(look)
+        misses = []
+
+        async def it_stays_away():
+            misses.append(1) if await look() is None else misses.clear()
+            return len(misses) >= 25  # half a second: what is given back is there again long before
+
+        await eventually(it_stays_away, 20)
 
 
 async def test_a_task_that_may_run_longer_than_the_default_consumer_timeout_is_a_warning(doctor, in_process):

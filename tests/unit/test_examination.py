@@ -372,6 +372,27 @@ def test_a_policy_that_makes_messages_leave_is_a_warning():
     assert "consumer-timeout" not in one.seen
 
 
+@pytest.mark.parametrize(
+    ("queue", "limit", "severity"),
+    [
+        ("mail", 20, "warning"),
+        ("mail", 50, "ok"),
+        ("mail", -1, "ok"),
+        ("mail.dead", 20, "error"),
+        ("asyncq.unroutable", 20, "error"),
+        ("other", 1, "ok"),
+    ],
+)
+def test_a_policy_that_brings_a_delivery_limit_down_is_told(queue, limit, severity):
+    """RabbitMQ takes the lower one: looking at dead letters would then throw them away."""
+    seen = standing()
+    known = seen.queues.get(queue) or SeenQueue(queue, arguments={})
+    seen = replace(seen, queues={**seen.queues, queue: replace(known, policy={"delivery-limit": limit})})
+    (one,) = [one for one in diagnose(PATIENT, seen) if one.check == "delivery-limits"]
+    assert one.severity == severity
+    assert severity == "ok" or f"a delivery limit of {limit}" in one.seen
+
+
 def test_what_could_not_be_read_is_a_note_each():
     """Silence never means well."""
     assert findings(standing(unread=("a", "b"))) == [("note", "not-checked")] * 2

@@ -12,7 +12,7 @@ from asyncq.rabbitmq.declarations import BindingDeclaration, Declaration, Exchan
 from asyncq.rabbitmq.examination import MISSING, compare, missing_grants
 from asyncq.rabbitmq.findings import CURRENT, OLDEST, Finding, Patient, release_of
 from asyncq.rabbitmq.ladder_plan import ladder_plan
-from asyncq.rabbitmq.queue_findings import messages_left, policies, time_limits
+from asyncq.rabbitmq.queue_findings import delivery_limits, messages_left, policies, time_limits
 from asyncq.rabbitmq.standing import Standing
 from asyncq.rabbitmq.topology import Names, base_plan, queue_plan
 
@@ -46,6 +46,7 @@ def diagnose(patient: Patient, standing: Standing) -> list[Finding]:
         *_objects(patient, standing),
         *messages_left(patient, standing),
         *policies(patient, standing),
+        *delivery_limits(patient, standing),
         *time_limits(patient, standing),
         *(Finding("note", "not-checked", reason) for reason in standing.unread),
     ]

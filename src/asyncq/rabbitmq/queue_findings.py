@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from asyncq.rabbitmq.findings import CURRENT, Finding, Patient, messages, release_of
 from asyncq.rabbitmq.standing import Standing
 
-__all__ = ["messages_left", "policies", "time_limits"]
+__all__ = ["delivery_limits", "messages_left", "policies", "time_limits"]
 
 _QUEUE_TIMEOUTS_SINCE = (3, 12)
 _DEFAULT_CONSUMER_TIMEOUT_S = 30 * 60.0
@@ -72,6 +72,38 @@ def policies(patient: Patient, standing: Standing) -> Iterator[Finding]:
                     f"a policy gives queue {name!r} {rules}: messages can leave it, or be refused, without having run",
                     "See `rabbitmqctl list_policies`; narrow its pattern so that it leaves out asyncq's queues.",
                 )
+
+
+def delivery_limits(patient: Patient, standing: Standing) -> Iterator[Finding]:
+    """Policies that bring a delivery limit down: of it and the queue's own argument, RabbitMQ takes the lower one."""
+    kept = {patient.names.dead_queue(spec.name): None for spec in patient.queues} | {patient.names.unroutable: None}
+    bounds: dict[str, int | None] = {**{spec.name: spec.delivery_limit for spec in patient.queues}, **kept}
+    well = True
+    for name, declared in bounds.items():
+        queue = standing.queues.get(name)
+        limit = None if queue is None else queue.policy.get("delivery-limit")
+        if not isinstance(limit, int) or limit < 0 or (declared is not None and limit >= declared):
+            continue
+        well = False
+        remedy = "See `rabbitmqctl list_policies`; take `delivery-limit` out of it, or narrow its pattern."
+        if declared is None:
+            yield Finding(
+                "error",
+                "delivery-limits",
+                f"a policy gives queue {name!r} a delivery limit of {limit}: each look at its messages counts, and so "
+                "many looks throw them away",
+                remedy,
+            )
+        else:
+            yield Finding(
+                "warning",
+                "delivery-limits",
+                f"a policy gives queue {name!r} a delivery limit of {limit}, below the declared one of {declared}: the "
+                "broker itself may dead-letter messages, without an error, a reply or a callback",
+                remedy,
+            )
+    if patient.queues and well:
+        yield Finding("ok", "delivery-limits", "no policy brings a delivery limit down")
 
 
 def time_limits(patient: Patient, standing: Standing) -> Iterator[Finding]:
