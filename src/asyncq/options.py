@@ -17,6 +17,7 @@ from asyncq.message import LATEST_MS, HeaderValue
 from asyncq.queue_names import check_queue_name
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
+from asyncq.stages import LONGEST_DELAY_S
 
 if TYPE_CHECKING:  # its model is made when it is first needed
     from asyncq.failed_task import FailedTask
@@ -115,7 +116,6 @@ def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_EXPIRY_S = 100 * 365.25 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Sending:
             raise InvalidOption("Give either delay= or eta=, not both.")
         expires_s, expires_ms = _expires(options.get("expires"))
         sending = cls(
-            delay_s=None if delay is None else seconds_of(delay, "delay="),
+            delay_s=None if delay is None else _delay_s(delay),
             eta_ms=None if eta is None else _ms_of(eta, "eta=", round_up=True),  # nothing runs early
             expires_s=expires_s,
             expires_ms=expires_ms,
@@ -199,6 +199,13 @@ class Sending:
         return delay_s, expires_ms
 
 
+def _delay_s(delay: Any) -> float:
+    delay_s = seconds_of(delay, "delay=")
+    if delay_s > LONGEST_DELAY_S:
+        raise InvalidOption(f"delay= must be at most 100 years, not {delay!r}.")
+    return delay_s
+
+
 def _expires(expires: Any) -> tuple[float | None, int | None]:
     """Return the checked `expires=` as seconds from the send, or as milliseconds since the epoch."""
     if expires is None:
@@ -212,7 +219,7 @@ def _expires(expires: Any) -> tuple[float | None, int | None]:
             f"datetime.now(UTC) + timedelta(hours=1), not {expires!r}."
         )
     seconds = seconds_of(expires, "expires=")
-    if not 0 < seconds <= _LONGEST_EXPIRY_S:
+    if not 0 < seconds <= LONGEST_DELAY_S:
         raise InvalidOption(
             f"expires= must be more than zero and at most 100 years, not {expires!r}. "
             "For a task that never expires, leave it out."

@@ -73,6 +73,7 @@ def test_an_expiry_that_is_not_after_the_eta_is_refused_at_once():
         ({"expires": 1e12}, "leave it out"),
         ({"delay": 1, "eta": datetime.now(UTC)}, "not both"),
         ({"delay": -1}, "zero or more"),
+        ({"delay": 1e12}, "at most 100 years"),
         ({"delay": "soon"}, "seconds or a timedelta"),
         ({"eta": 5}, "aware datetime"),
         ({"countdown": 5}, "no option 'countdown'"),
