@@ -119,5 +119,6 @@ def service_settings(http_server, monkeypatch):
         return services.settings
 
     monkeypatch.setattr(services, "breakers", {})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     use()
     return use
