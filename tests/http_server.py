@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -145,8 +146,8 @@ class HttpServer:
 
 
 @contextlib.asynccontextmanager
-async def http_serving(port: int = 0) -> AsyncIterator[HttpServer]:
-    """A running server, on a free port unless one is given."""
+async def http_serving(bound: socket.socket | None = None) -> AsyncIterator[HttpServer]:
+    """A running server, on a free port unless there is a socket that is bound already."""
     server = HttpServer()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -155,7 +156,8 @@ async def http_serving(port: int = 0) -> AsyncIterator[HttpServer]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    listener = await asyncio.start_server(connected, "127.0.0.1", port)
+    where = {"host": "127.0.0.1", "port": 0} if bound is None else {"sock": bound}
+    listener = await asyncio.start_server(connected, **where)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server

@@ -107,8 +107,7 @@ class Call:
 
     def __str__(self) -> str:
         """What may be shown: without credentials and query."""
-        hint = "?..." if self.query else ""
-        return f"{self.method} {self.url}{hint}"
+        return f"{self.method} {self.url}{'?...' if self.query else ''}"
 
     @property
     def url(self) -> httpx.URL:
@@ -160,7 +159,7 @@ async def make(call: Call, limits: Limits) -> Answer:
         ):
             if not call.expects(response.status_code):
                 raise await refusal(call, response, limits)
-            content = await read(call, response, limits)
+            content = b"" if call.reads == "nothing" else await read(call, response, limits)
     except TimeoutError as exc:
         raise UnavailableError(f"{call}: no whole answer within {limits.call_s:g} s") from exc
     except httpx.TimeoutException as exc:
@@ -235,8 +234,6 @@ async def read(call: Call, response: httpx.Response, limits: Limits) -> bytes:
         BadAnswerError: It is too large; no more of it is read then.
     """
     content = bytearray()
-    if call.reads == "nothing":
-        return b""
     async for chunk in response.aiter_bytes():
         content += chunk
         if len(content) > limits.answer_bytes:
@@ -252,8 +249,7 @@ def value_of(call: Call, response: httpx.Response, content: bytes) -> JsonValue:
     Raises:
         BadAnswerError: It is not what it should be.
     """
-    status = response.status_code
-    if call.reads == "nothing" or (not content and (call.method == "HEAD" or status in NO_CONTENT)):
+    if call.reads == "nothing" or (not content and (call.method == "HEAD" or response.status_code in NO_CONTENT)):
         return None
     kind = response.headers.get("Content-Type", "no Content-Type")
     try:
@@ -262,7 +258,8 @@ def value_of(call: Call, response: httpx.Response, content: bytes) -> JsonValue:
         value: JsonValue = from_json(content, allow_inf_nan=False)
     except (ValueError, LookupError) as exc:
         wanted = "JSON" if call.reads == "json" else "text"
-        raise BadAnswerError(f"{call} answered {status} ({kind}) with no {wanted}: {exc}: {excerpt(content)}") from exc
+        said = f"{call} answered {response.status_code} ({kind}) with no {wanted}: {exc}: {excerpt(content)}"
+        raise BadAnswerError(said) from exc
     return value
 
 
@@ -274,8 +271,12 @@ def words_of(error: Exception) -> str:
 async def client_of_this_loop() -> httpx.AsyncClient:
     """Return the client of the running event loop, which is closed when the loop ends."""
     loop = asyncio.get_running_loop()
-    if loop not in _clients:
+    if loop in _clients:
+        return _clients[loop][0]
+    trusted = await asyncio.to_thread(httpx.create_ssl_context)  # reads many certificates, for a third of a second
+    if loop not in _clients:  # another call may have been as early as this one
         client = httpx.AsyncClient(
+            verify=trusted,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),  # the slots are the limit
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),

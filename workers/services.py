@@ -95,6 +95,10 @@ class ServicesSettings(BaseSettings):
                 raise ValueError(f"the base URL of {name!r} has a query or a fragment: paths could not follow it")
         if strangers := sorted(set(self.tokens) - set(self.base_urls)):
             raise ValueError(f"there are tokens for {strangers}, which have no base URL (SERVICES_BASE_URLS)")
+        if both := sorted(
+            name for name in self.tokens if self.base_urls[name].username or self.base_urls[name].password
+        ):
+            raise ValueError(f"{both} have a token and a user in the base URL; a call can carry only one of them")
         if self.call_timeout_s >= self.time_limit_s:
             raise ValueError(
                 f"SERVICES_TIME_LIMIT_S={self.time_limit_s:g} must be longer than "

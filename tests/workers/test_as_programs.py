@@ -201,11 +201,11 @@ async def test_a_service_that_fails_in_every_temporary_way_answers_in_the_end(pr
         "/twice": [Reply(500), Reply(500)],
         "/cut": [Reply(cut=True)],
         "/hang": [Reply(hang=True)],
-        "/drip": [Reply(body=b"[" + b" " * 60 + b"]", drip_s=0.1)],
+        "/drip": [Reply(body=b"[" + b" " * 100 + b"]", drip_s=0.1)],
         "/well": [],
     }
     http_server.replies.update({path: list(replies) for path, replies in attempts.items()})
-    limits = {"SERVICES_READ_TIMEOUT_S": "2", "SERVICES_CALL_TIMEOUT_S": "3"}
+    limits = {"SERVICES_READ_TIMEOUT_S": "4", "SERVICES_CALL_TIMEOUT_S": "6"}
     run_worker("services", slots=8, **services_environment(http_server, **limits))
     handles = {path: await send(producer, "services.call_service", get(path), "services") for path in attempts}
     for path, handle in handles.items():
@@ -263,15 +263,15 @@ async def test_a_failure_keeps_all_tasks_away_from_its_service_and_costs_them_no
 
 async def test_a_service_that_is_not_there_does_not_hold_up_another_one(producer, run_worker, http_server):
     """Nobody listens at its port; its tasks are done when somebody does."""
-    async with http_serving() as away:
-        port = away.port  # free again after the block
-    urls = json.dumps({"shop": http_server.url, "away": f"http://127.0.0.1:{port}"})
+    away = socket.socket()
+    away.bind(("127.0.0.1", 0))  # bound, not listening
+    urls = json.dumps({"shop": http_server.url, "away": f"http://127.0.0.1:{away.getsockname()[1]}"})
     breaker = {"SERVICES_BREAKER_FAILURES": "1", "SERVICES_BREAKER_OPEN_S": "0.3", "SERVICES_MAX_ATTEMPTS": "100"}
     run_worker("services", slots=1, **services_environment(http_server, SERVICES_BASE_URLS=urls, **breaker))
     handles = [await send(producer, "services.call_service", get("/", "away"), "services") for _ in range(10)]
     other = await send(producer, "services.call_service", get("/other"), "services")
     assert (await other.result(RESULT_S))["attempt"] == 1
-    async with http_serving(port) as back:
+    async with http_serving(away) as back:
         answers = [services.ServiceAnswer.model_validate(await handle.result(RESULT_S)) for handle in handles]
         assert sorted(request.key for request in back.requests) == sorted(handle.id for handle in handles)
     assert max(answer.attempt for answer in answers) > 1

@@ -285,6 +285,10 @@ def test_a_wrong_request_is_refused_before_it_is_sent(changes, says):
         ({"base_urls": {"shop": "shop.example.org"}}, "base_urls.shop"),
         ({"base_urls": {"shop": "http://shop.example.org/?a=b"}}, "query"),
         ({"tokens": {"bank": "secret"}}, r"tokens for \['bank'\]"),
+        (
+            {"base_urls": {"a": "http://u:secret@a.example"}, "tokens": {"a": "secret"}},
+            r"\['a'\] have a token and a user",
+        ),
         ({"call_timeout_s": 60}, "SERVICES_TIME_LIMIT_S=60 must be longer"),
     ],
 )
