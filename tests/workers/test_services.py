@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
+import http_call
 import services
 from asyncq import TaskFailed
 from asyncq.loggers import get_logger
 from asyncq.testing.harness import running
 from circuit_breaker import CircuitBreaker
-from http_call import BadAnswerError, ImpossibleCallError, UnavailableError, UnexpectedStatusError
+from http_call import BadAnswerError, ImpossibleCallError, ServiceError, UnavailableError, UnexpectedStatusError
 from http_server import Reply
 from support import eventually
 
@@ -62,6 +63,19 @@ async def test_calls_share_a_connection_but_no_cookies(http_server, service_sett
     assert [asked.key for asked in http_server.requests] == ["one", "two"]
     assert not any("cookie" in asked.headers for asked in http_server.requests)
     assert http_server.connections == 1
+
+
+def test_each_event_loop_has_one_client_which_ends_with_it():
+    """Also where calls begin together."""
+
+    async def clients():
+        return {*await asyncio.gather(*(http_call.client_of_this_loop() for _ in range(5)))}
+
+    (first,), (second,) = asyncio.run(clients()), asyncio.run(clients())
+    assert first is not second
+    assert first.is_closed
+    assert second.is_closed
+    assert not http_call._clients
 
 
 @pytest.mark.parametrize(
@@ -347,13 +361,18 @@ async def test_a_probe_that_is_cancelled_makes_way_for_the_next(http_server, ser
     assert (await make()).status == 200
 
 
-async def test_final_answers_do_not_open_the_breaker(http_server, service_settings):
-    """A service that says 404 is well."""
-    service_settings(breaker_failures=1)
-    http_server.replies["/api/things"] = [Reply(404)] * 3
-    for _ in range(3):
-        with pytest.raises(UnexpectedStatusError):
+async def test_a_service_that_says_404_is_well(http_server, service_settings, breaker_time):
+    """A final answer ends a row of failures, and as the probe's answer it closes the breaker."""
+    replies = [Reply(500), Reply(404), Reply(500), Reply(500), Reply(404)]
+    http_server.replies["/api/things"] = [*replies]
+    for reply in replies:
+        if reply is replies[-1]:
+            with pytest.raises(services.Snooze):
+                await make()
+            breaker_time.now += 30
+        with pytest.raises(ServiceError, match=f"answered {reply.status}"):
             await make()
+    assert [(await make()).status for _ in range(3)] == [200, 200, 200]
 
 
 async def test_hours_of_retry_after_pass_in_a_test_of_the_app(http_server, service_settings):
