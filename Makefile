@@ -22,7 +22,7 @@ TEST_BROKERS = $(BIN)/python -B .ci/brokers.py $$(echo "$$ASYNCQ_TEST_VERSIONS" 
 .PHONY: help venv demo test conformance check prove bench broker-start broker-stop broker-status clean
 
 help:
-	@echo 'make demo           see real work done: pictures, a report, a mail, through a RabbitMQ of its own'
+	@echo 'make demo           see real work done: pictures, a report, a mail, a web service, through a RabbitMQ of its own'
 	@echo '                    PICTURES=folder takes your pictures; KEEP=1 leaves broker and workers up;'
 	@echo '                    BROKER=memory needs no RabbitMQ: everything in one process'
 	@echo 'make test           run the tests, on private RabbitMQ nodes (ASYNCQ_TEST_VERSIONS=$(ASYNCQ_TEST_VERSIONS))'

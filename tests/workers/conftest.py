@@ -1,4 +1,4 @@
-"""The sample workers as modules, each with folders of the test's own, and a real mail server."""
+"""The sample workers as modules, each with folders of the test's own, and real mail and HTTP servers."""
 
 import asyncio
 import sys
@@ -14,6 +14,8 @@ sys.path.insert(0, str(WORKERS))
 import images  # noqa: E402 - found by the line above
 import mail  # noqa: E402
 import reports  # noqa: E402
+import services  # noqa: E402
+from http_server import HttpServer, http_serving  # noqa: E402
 
 
 class MailServer:
@@ -93,5 +95,30 @@ def report_settings(tmp_path, monkeypatch):
         return reports.settings
 
     (tmp_path / "csv").mkdir()
+    use()
+    return use
+
+
+@pytest.fixture
+async def http_server() -> AsyncIterator[HttpServer]:
+    """A running HTTP server."""
+    async with http_serving() as server:
+        yield server
+
+
+@pytest.fixture
+def service_settings(http_server, monkeypatch):
+    """The services worker's settings, with `http_server` as the service `shop`; call it with what should be different.
+
+    Its circuit breakers are as in a new process.
+    """
+
+    def use(**changes):
+        given = {"base_urls": {"shop": f"{http_server.url}/api"}}
+        monkeypatch.setattr(services, "settings", services.ServicesSettings(**{**given, **changes}))
+        return services.settings
+
+    monkeypatch.setattr(services, "breakers", {})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     use()
     return use

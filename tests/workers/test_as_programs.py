@@ -1,4 +1,4 @@
-"""The sample workers as programs: `asyncq worker ...` processes, a real broker, a real mail server."""
+"""The sample workers as programs: `asyncq worker ...` processes, a real broker, real mail and HTTP servers."""
 
 import contextlib
 import json
@@ -14,7 +14,9 @@ from PIL import Image
 import images
 import mail
 import reports
+import services
 from asyncq import AsyncQ, TaskFailed, TaskRejected, Unroutable
+from http_server import Reply, http_serving
 from support import eventually
 
 WORKERS = Path(mail.__file__).parent
@@ -173,3 +175,103 @@ async def test_a_report_is_built_from_a_csv_file(producer, run_worker, tmp_path)
     assert str(report.figures[0].total) == "0.40"
     assert [(row.line, row.problem) for row in report.bad_rows] == [(5, "revenue is not a number: 'lots'")]
     assert "<svg " in (tmp_path / "out" / report.path).read_text()
+
+
+def services_environment(http_server, **changes):
+    """Return the services worker's settings, with quick retries, and a breaker that stays out of the way."""
+    given = {
+        "SERVICES_BASE_URLS": json.dumps({"shop": http_server.url}),
+        "SERVICES_RETRY_FIRST_S": "0.1",
+        "SERVICES_BREAKER_FAILURES": "1000",
+        "no_proxy": "127.0.0.1",
+    }
+    return {**given, **changes}
+
+
+def get(path, service="shop"):
+    """Return a request."""
+    return services.ServiceRequest(service=service, path=path)
+
+
+async def test_a_service_that_fails_in_every_temporary_way_answers_in_the_end(producer, run_worker, http_server):
+    """Each task gets its answer at the attempt that was not disturbed, never early, and always by one key."""
+    attempts = {
+        "/seconds-then-date": [Reply(503, in_seconds="1"), Reply(503, at_date=2)],
+        "/slow-down": [Reply(429, in_seconds="1")],
+        "/twice": [Reply(500), Reply(500)],
+        "/cut": [Reply(cut=True)],
+        "/hang": [Reply(hang=True)],
+        "/drip": [Reply(body=b"[" + b" " * 100 + b"]", drip_s=0.1)],
+        "/well": [],
+    }
+    http_server.replies.update({path: list(replies) for path, replies in attempts.items()})
+    limits = {"SERVICES_READ_TIMEOUT_S": "4", "SERVICES_CALL_TIMEOUT_S": "6"}
+    run_worker("services", slots=8, **services_environment(http_server, **limits))
+    handles = {path: await send(producer, "services.call_service", get(path), "services") for path in attempts}
+    for path, handle in handles.items():
+        answer = services.ServiceAnswer.model_validate(await handle.result(RESULT_S))
+        asked = http_server.asked(path)
+        assert (path, answer.attempt, len(asked)) == (path, len(attempts[path]) + 1, len(attempts[path]) + 1)
+        assert {request.key for request in asked} == {handle.id}
+    first, second, third = (request.at for request in http_server.asked("/seconds-then-date"))
+    assert second - first >= 1
+    assert third - second >= 2
+    first, second = (request.at for request in http_server.asked("/slow-down"))
+    assert second - first >= 1
+
+
+async def test_answers_that_will_not_change_are_dead_lettered_at_once(producer, run_worker, http_server, broker_url):
+    """Under the error's own type, with what was answered; the service is asked once for each."""
+    http_server.replies = {
+        "/missing": Reply(404, b"no such thing"),
+        "/moved": Reply(302, b"", {"Location": "/login"}),
+        "/page": Reply(200, b"<html>", {"Content-Type": "text/html"}),
+        "/large": Reply(200, b"x" * 100_000),
+    }
+    run_worker("services", slots=4, **services_environment(http_server, SERVICES_ANSWER_MAX_BYTES="50000"))
+    handles = {
+        path: await send(producer, "services.call_service", get(path), "services") for path in http_server.replies
+    }
+    for path, handle in handles.items():
+        with pytest.raises(TaskFailed, match=f"GET {http_server.url}{path} answered"):
+            await handle.result(RESULT_S)
+    letters = {letter["id"]: letter for letter in dead_letters(broker_url, "services")}
+    found = {path: letters[handle.id]["error_type"].removeprefix("http_call.") for path, handle in handles.items()}
+    assert found == {
+        "/missing": "UnexpectedStatusError",
+        "/moved": "UnexpectedStatusError",
+        "/page": "BadAnswerError",
+        "/large": "BadAnswerError",
+    }
+    assert {letter["attempts"] for letter in letters.values()} == {1}
+    assert len(http_server.requests) == 4
+
+
+async def test_a_failure_keeps_all_tasks_away_from_its_service_and_costs_them_no_attempts(
+    producer, run_worker, http_server
+):
+    """One call fails and opens the breaker: the next call is made two seconds later, and nobody else has lost."""
+    http_server.replies["/"] = [Reply(500)]
+    breaker = {"SERVICES_BREAKER_FAILURES": "1", "SERVICES_BREAKER_OPEN_S": "2"}
+    run_worker("services", slots=1, **services_environment(http_server, **breaker))
+    handles = [await send(producer, "services.call_service", get("/"), "services") for _ in range(10)]
+    answers = [services.ServiceAnswer.model_validate(await handle.result(RESULT_S)) for handle in handles]
+    assert sorted(answer.attempt for answer in answers) == [1] * 9 + [2]
+    assert len(http_server.requests) == 11
+    assert http_server.requests[1].at - http_server.requests[0].at >= 2
+
+
+async def test_a_service_that_is_not_there_does_not_hold_up_another_one(producer, run_worker, http_server):
+    """Nobody listens at its port; its tasks are done when somebody does."""
+    away = socket.socket()
+    away.bind(("127.0.0.1", 0))  # bound, not listening
+    urls = json.dumps({"shop": http_server.url, "away": f"http://127.0.0.1:{away.getsockname()[1]}"})
+    breaker = {"SERVICES_BREAKER_FAILURES": "1", "SERVICES_BREAKER_OPEN_S": "0.3", "SERVICES_MAX_ATTEMPTS": "100"}
+    run_worker("services", slots=1, **services_environment(http_server, SERVICES_BASE_URLS=urls, **breaker))
+    handles = [await send(producer, "services.call_service", get("/", "away"), "services") for _ in range(10)]
+    other = await send(producer, "services.call_service", get("/other"), "services")
+    assert (await other.result(RESULT_S))["attempt"] == 1
+    async with http_serving(away) as back:
+        answers = [services.ServiceAnswer.model_validate(await handle.result(RESULT_S)) for handle in handles]
+        assert sorted(request.key for request in back.requests) == sorted(handle.id for handle in handles)
+    assert max(answer.attempt for answer in answers) > 1

@@ -7,16 +7,19 @@ import re
 import signal
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 import images
-from demo import checks, samples
+import services
+from demo import checks, notice_service, samples
 from demo.settings import DemoError, Run
 from demo.stage import DeadTask
-from demo.story import Outcomes
+from demo.story import Outcomes, notice_of
 from support import eventually
 
 WORKERS = Path(images.__file__).parent
@@ -80,9 +83,9 @@ async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url,
         assert not processes_of(passing)
         left = [name for name in await management.queues() if name.startswith("demo-")]
         (run,) = kept.iterdir()
-        assert len(left) == 6
+        assert len(left) == 8
         assert all(name.startswith(f"demo-{run.name}.") for name in left)
-        assert len(processes_of(kept)) == 4
+        assert len(processes_of(kept)) == 6
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
@@ -128,15 +131,18 @@ NOBODY = "amqp://nobody:nothing@127.0.0.1:1/"
 
 
 async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
-    """BROKER=memory: the same checks hold; no process is started, and nobody but the mail server is spoken to."""
+    """BROKER=memory: the same checks hold; no process is started, and nobody but the two servers is spoken to."""
     log = tmp_path / "events"
     (tmp_path / "sitecustomize.py").write_text(WATCHED.format(log=str(log)))
     output = await whole_run(NOBODY, tmp_path / "out", BROKER="memory", PYTHONPATH=str(tmp_path))
     for told in ("It took three attempts", "dead-letter queue holds exactly the 1 failed task", "left out, since"):
         assert told in output
-    (mail_log,) = tmp_path.glob("out/*/logs/smtp.jsonl")
-    port = json.loads(mail_log.read_text().splitlines()[0])["port"]
-    assert log.read_text().splitlines() == [f"socket.connect ('127.0.0.1', {port})"] * 3
+    (run,) = tmp_path.glob("out/*")
+    mail, notices = (
+        f"socket.connect ('127.0.0.1', {json.loads((run / 'logs' / name).read_text().splitlines()[0])['port']})"
+        for name in ("smtp.jsonl", "notices.jsonl")
+    )
+    assert log.read_text().splitlines() == [mail] * 3 + [notices] * 2
 
 
 async def test_an_interrupted_demo_without_rabbitmq_ends(tmp_path):
@@ -251,7 +257,7 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         type = "images.BrokenPictureError"
 
     outcomes = Outcomes(None, failed={samples.TRUNCATED: Failure}, task_ids={samples.TRUNCATED: "t1"})
-    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": []}
+    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": [], "services": []}
     assert all(check.holds for check in checks.check_dead_letters(right, outcomes))
     for wrong in (
         {**right, "images": []},
@@ -259,5 +265,73 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         {**right, "images": [DeadTask("t2", Failure.type)]},
         {**right, "images": [DeadTask("t1", "builtins.OSError")]},
         {**right, "mail": [DeadTask("t3", "x")]},
+        {**right, "services": [DeadTask("t3", "x")]},
     ):
         assert not all(check.holds for check in checks.check_dead_letters(wrong, outcomes))
+
+
+@pytest.fixture
+async def noticed(tmp_path, service_settings):
+    """A run with a notice that a real service took at the second attempt, and the checks' view of it."""
+    run = Run.create(tmp_path)
+    figures = SimpleNamespace(column="KB", total=Decimal("1.50"))
+    outcomes = Outcomes(None, report=SimpleNamespace(path="r.html", size_bytes=5, figures=[figures]))
+    outcomes.notice_task_id = "task-1"
+    request = services.ServiceRequest(service="notices", method="POST", path="/notices", body=notice_of(outcomes))
+    context = SimpleNamespace(task_id="task-1", attempt=1)
+    async with notice_service.listening(notice_service.Notices(run.notices, run.notice_log)) as port:
+        service_settings(base_urls={"notices": f"http://127.0.0.1:{port}"})
+        with pytest.raises(services.Retry):
+            await services.call_service(context, request)
+        context.attempt = 2
+        outcomes.answer = await services.call_service(context, request)
+        again = await services.call_service(context, request)
+    assert (outcomes.answer.status, again.status) == (201, 200)  # known, and not kept twice
+    first, refused, accepted, _ = [json.loads(line) for line in run.notice_log.read_text().splitlines()]
+
+    def failed(gap=1.0):
+        accepted["at"] = refused["at"] + gap
+        run.notice_log.write_text("".join(f"{json.dumps(event)}\n" for event in (first, refused, accepted)))
+        return [check.sentence for check in checks.check_notice(run, outcomes, 120) if not check.holds]
+
+    return run, outcomes, failed
+
+
+async def test_the_checks_hold_for_a_notice_that_came_as_asked(noticed):
+    """Otherwise the next test would prove nothing."""
+    assert noticed[2]() == []
+
+
+@pytest.mark.parametrize("harm", ["remove", "twice", "other words", "attempt", "early", "by the policy", "no answer"])
+async def test_the_checks_notice_what_is_wrong_with_the_notice(noticed, harm):
+    """Missing, kept twice, not what was sent, at another attempt, or not when the service asked for it."""
+    run, outcomes, failed = noticed
+    kept = run.notices / "task-1.json"
+    match harm:
+        case "remove":
+            kept.unlink()
+        case "twice":
+            (run.notices / "task-2.json").write_bytes(kept.read_bytes())
+        case "other words":
+            kept.write_text(kept.read_text().replace("1.50", "1.5"))
+        case "attempt":
+            outcomes.answer.attempt = 1
+        case "no answer":
+            outcomes.answer = None
+    assert failed({"early": 0.9, "by the policy": 60}.get(harm, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [({"path": "/other"}, 404), ({"body": None}, 400), ({"body": "x" * 2_000_000}, 413), ({"method": "GET"}, 501)],
+)
+async def test_the_notice_service_refuses_what_is_no_notice(tmp_path, service_settings, changes, status):
+    """And keeps nothing."""
+    request = {"service": "notices", "method": "POST", "path": "/notices", "body": {}, "statuses": [status], **changes}
+    notices = notice_service.Notices(tmp_path, tmp_path / "log", refusals=0)
+    async with notice_service.listening(notices) as port:
+        service_settings(base_urls={"notices": f"http://127.0.0.1:{port}"})
+        context = SimpleNamespace(task_id="task-1", attempt=1)
+        answer = await services.call_service(context, services.ServiceRequest(**request, answer="nothing"))
+    assert answer.status == status
+    assert not list(tmp_path.glob("*.json"))

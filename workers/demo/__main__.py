@@ -1,4 +1,4 @@
-"""Run the demo: the stage (broker, mail server, workers) up, the story, the checks, everything down again.
+"""Run the demo: the stage (broker, servers, workers) up, the story, the checks, everything down again.
 
 What was started is stopped in every case: at the end, on errors, on Ctrl-C. Only `KEEP=1` leaves it up, and then
 only after a whole run.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from demo.stage import SLOTS, Stage
 from demo.view import View, choose_view
 
 RETRY_FIRST_S = 1.0
+SERVICE_BACKOFF_S = 120.0
 INTERRUPTED = 130
 
 
@@ -58,9 +60,11 @@ class Demo:
         broker_url = await self.stage.provide_broker()
         sources = await preparing
         self.view.note(f"{len(sources)} pictures in {self.run.pictures}")
-        self.view.step("A mail server, and a worker for each kind of work")
+        self.view.step("A mail server, a web service, and a worker for each kind of work")
         self.set_environment(broker_url)
         os.environ["MAIL_SMTP_PORT"] = str(await self.stage.start_mail_server())
+        notices_url = f"http://127.0.0.1:{await self.stage.start_notice_service()}"
+        os.environ["SERVICES_BASE_URLS"] = json.dumps({"notices": notices_url})
         await self.stage.start_workers()
 
         # The workers' apps read the environment when they are made, so these modules come only now.
@@ -83,7 +87,7 @@ class Demo:
         lists = await asyncio.gather(*(self.stage.dead_letters(self.run.queue(worker)) for worker in SLOTS))
         dead = dict(zip(SLOTS, lists, strict=True))
         results = await asyncio.to_thread(
-            checks.check_all, self.run, sources, outcomes, dead, retry_first_s=RETRY_FIRST_S
+            checks.check_all, self.run, sources, outcomes, dead, checks.Delays(RETRY_FIRST_S, SERVICE_BACKOFF_S)
         )
         for check in results:
             self.view.verdict(check.sentence, check.found, good=check.holds)
@@ -105,7 +109,7 @@ class Demo:
     def set_environment(self, broker_url: str) -> None:
         """Set what the workers read: theirs and, since this process imports their tasks, this one's too."""
         for name in list(os.environ):
-            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_")):
+            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_")):
                 del os.environ[name]  # settings for somebody's real workers are not meant for these
         os.environ.update(
             PYTHONUNBUFFERED="1",
@@ -119,6 +123,8 @@ class Demo:
             MAIL_SENDER="demo@example.org",
             MAIL_SMTP_HOST="127.0.0.1",
             MAIL_RETRY_FIRST_S=str(RETRY_FIRST_S),
+            SERVICES_RETRY_FIRST_S=str(SERVICE_BACKOFF_S),  # so long that only `Retry-After` can come before
+            no_proxy=",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "127.0.0.1"])),
         )
 
     def summarise(self, seconds: dict[str, float], *, failed: list[str]) -> None:
@@ -128,6 +134,7 @@ class Demo:
         self.view.note(f"pictures  {self.run.converted}")
         self.view.note(f"report    {self.run.reports}")
         self.view.note(f"mail      {self.run.mails}")
+        self.view.note(f"notice    {self.run.notices}")
         self.view.note(f"logs      {self.run.logs}")
         for line in self.stage.last_words():
             self.view.note(line)

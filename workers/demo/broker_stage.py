@@ -1,10 +1,11 @@
-"""The stage with a real RabbitMQ: a worker process for each kind of work, and a mail server process."""
+"""The stage with a real RabbitMQ: a worker process for each kind of work, and one for each server."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 from demo.broker import Broker, delete_queues, start_private_broker, stop_private_broker
 from demo.processes import Processes
@@ -12,7 +13,7 @@ from demo.settings import WORKERS, DemoError, Run
 from demo.stage import MANY, NO_ERROR, SLOTS, DeadTask
 from demo.view import View
 
-MAIL_SERVER_S = 20
+SERVER_S = 20
 
 
 class BrokerStage:
@@ -44,22 +45,28 @@ class BrokerStage:
         return broker.url
 
     async def start_mail_server(self) -> int:
-        """Start the mail server as a process; the first line of its log has its port."""
-        log = self.run.mail_log
-        server = self.processes.start("mail-server", "demo.smtp_server", str(self.run.mails), str(log))
+        """Start the mail server as a process."""
+        return await self._start_server("mail-server", "demo.smtp_server", self.run.mails, self.run.mail_log)
+
+    async def start_notice_service(self) -> int:
+        """Start the web service as a process."""
+        return await self._start_server("notice-service", "demo.notice_service", self.run.notices, self.run.notice_log)
+
+    async def _start_server(self, name: str, module: str, folder: Path, log: Path) -> int:
+        """Start a server and return its port, which the first line of its log has."""
+        server = self.processes.start(name, module, str(folder), str(log))
         waited = asyncio.ensure_future(self.processes.watch())
         try:
-            async with asyncio.timeout(MAIL_SERVER_S):
-                while not (log.exists() and log.read_text().endswith("\n")):
+            async with asyncio.timeout(SERVER_S):
+                while (port := port_in(log)) is None:
                     if waited.done():
                         waited.result()
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise DemoError(f"The mail server did not come up:\n{server.last_lines()}") from None
+            raise DemoError(f"The {name} did not come up:\n{server.last_lines()}") from None
         finally:
             waited.cancel()
-        port = int(json.loads(log.read_text().splitlines()[0])["port"])
-        self.view.note(f"mail server: process {server.process.pid}, port {port}")
+        self.view.note(f"{name}: process {server.process.pid}, port {port}")
         return port
 
     async def start_workers(self) -> None:
@@ -111,7 +118,7 @@ class BrokerStage:
         """Stop the processes, and say which of them did not want to."""
         if not self.processes.children:
             return
-        self.view.note("stopping the workers and the mail server")
+        self.view.note("stopping the workers and the servers")
         for name in await self.processes.stop():
             self.view.note(f"{name} did not stop when asked to, and was killed; see {self.run.logs}")
 
@@ -128,3 +135,9 @@ class BrokerStage:
         if self.broker is not None and self.broker.started_by_us:
             self.view.note("stopping the broker (after a good run, KEEP=1 leaves everything up)")
             await stop_private_broker()
+
+
+def port_in(log: Path) -> int | None:
+    """Return the port that a server has written into the first line of its log; None as long as it has not."""
+    first, ended, _ = log.read_text().partition("\n") if log.exists() else ("", "", "")
+    return int(json.loads(first)["port"]) if ended else None

@@ -10,6 +10,7 @@ import email
 import email.policy
 import html
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from email.message import EmailMessage
@@ -19,11 +20,12 @@ from typing import NamedTuple
 from PIL import ExifTags, Image
 
 import images
+from demo import notice_service
 from demo.samples import TRUNCATED, decodes, readable
 from demo.settings import Run
 from demo.smtp_server import REFUSALS
 from demo.stage import DeadTask
-from demo.story import CSV_NAME, LABEL, NUMBERS, RECIPIENT, Outcomes, server_events
+from demo.story import CSV_NAME, LABEL, NUMBERS, RECIPIENT, Outcomes, notice_of, server_events
 
 Dead = Mapping[str, Sequence[DeadTask]]
 
@@ -42,7 +44,19 @@ class Check(NamedTuple):
     found: str = ""
 
 
-def check_all(run: Run, sources: list[str], outcomes: Outcomes, dead: Dead, *, retry_first_s: float) -> list[Check]:
+class Delays(NamedTuple):
+    """The first delays that the workers' retry policies were given, in seconds.
+
+    Attributes:
+        mail: The mail worker's.
+        service: The services worker's.
+    """
+
+    mail: float
+    service: float
+
+
+def check_all(run: Run, sources: list[str], outcomes: Outcomes, dead: Dead, delays: Delays) -> list[Check]:
     """Return every check of the run.
 
     Args:
@@ -50,14 +64,15 @@ def check_all(run: Run, sources: list[str], outcomes: Outcomes, dead: Dead, *, r
         sources: The pictures.
         outcomes: What the tasks answered.
         dead: What the dead-letter queues hold, by worker.
-        retry_first_s: The mail worker's first delay, in seconds.
+        delays: What the workers' retry policies were given.
     """
     return [
         *check_call(run, outcomes),
         *check_pictures(run, sources, outcomes),
         *check_dead_letters(dead, outcomes),
         *check_report(run, outcomes),
-        *check_mail(run, outcomes, retry_first_s),
+        *check_mail(run, outcomes, delays.mail),
+        *check_notice(run, outcomes, delays.service),
     ]
 
 
@@ -151,7 +166,7 @@ def check_dead_letters(dead: Dead, outcomes: Outcomes) -> Iterator[Check]:
     yield Check(
         f"{TRUNCATED} is there as {images.BrokenPictureError.__name__}", kind.endswith("BrokenPictureError"), kind
     )
-    others = [*dead["reports"], *dead["mail"]]
+    others = [*dead["reports"], *dead["mail"], *dead["services"]]
     yield Check("The other dead-letter queues are empty", not others, f"{others}")
 
 
@@ -201,7 +216,7 @@ def check_mail(run: Run, outcomes: Outcomes, retry_first_s: float) -> Iterator[C
     known = message["Message-ID"] == receipt.message_id and outcomes.mail_task_id in receipt.message_id
     yield Check("Its Message-ID is the task's id", known, f"{message['Message-ID']}, task {outcomes.mail_task_id}")
     yield Check("It took three attempts", receipt.attempt == REFUSALS + 1, f"{receipt.attempt}")
-    events = [event for event in server_events(run) if event["event"] in {"refused", "accepted"}]
+    events = [event for event in server_events(run.mail_log) if event["event"] in {"refused", "accepted"}]
     answers = [event["code"] for event in events]
     yield Check("The mail server said 451, 451, 250", answers == [451, 451, 250], f"{answers}")
     gaps = [after["at"] - before["at"] for before, after in itertools.pairwise(events)]
@@ -210,4 +225,29 @@ def check_mail(run: Run, outcomes: Outcomes, retry_first_s: float) -> Iterator[C
         f"No attempt came early: {', '.join(f'{gap:.1f} s' for gap in gaps)} between them",
         all(gap >= shortest for gap, shortest in zip(gaps, least, strict=True)),
         f"at least {least}",
+    )
+
+
+def check_notice(run: Run, outcomes: Outcomes, backoff_s: float) -> Iterator[Check]:
+    """The notice is with the web service, once, at the time that it has asked for."""
+    files = {file.name: json.loads(file.read_text()) for file in run.notices.iterdir()}
+    wanted = f"{outcomes.notice_task_id}.json"
+    yield Check("The web service keeps exactly one notice, under the task's id", list(files) == [wanted], f"{[*files]}")
+    answer = outcomes.answer
+    yield Check("The services worker was answered", answer is not None)
+    if list(files) != [wanted] or answer is None:
+        return
+    right = files[wanted] == notice_of(outcomes)
+    yield Check("It tells of the report, with its totals", right, f"{files[wanted]}")
+    events = [event for event in server_events(run.notice_log) if event["event"] in {"refused", "accepted"}]
+    said = [event["code"] for event in events]
+    yield Check("The web service said 503, 201", (said, answer.status) == ([503, 201], 201), f"{said}, {answer.status}")
+    keys = {event["key"] for event in events}
+    yield Check("Both attempts had the same Idempotency-Key", keys == {outcomes.notice_task_id}, f"{keys}")
+    yield Check("It took two attempts", answer.attempt == notice_service.REFUSALS + 1, f"{answer.attempt}")
+    gap = events[-1]["at"] - events[0]["at"]
+    yield Check(
+        f"The second came when Retry-After had asked for it: {gap:.1f} s later",
+        notice_service.RETRY_AFTER_S <= gap < backoff_s / 2,  # the policy's own delay would have been longer
+        f"{gap} s",
     )

@@ -1,4 +1,4 @@
-"""The stage without RabbitMQ: broker, mail server and workers in this process, on one event loop.
+"""The stage without RabbitMQ: broker, servers and workers in this process, on one event loop.
 
 The work is the same; `last_words` says what cannot be seen this way. Nothing of the stage outlives the process.
 """
@@ -11,8 +11,8 @@ import importlib
 
 from asyncq import AsyncQ
 from asyncq.worker.worker import Worker
+from demo import notice_service, smtp_server
 from demo.settings import DemoError, Run
-from demo.smtp_server import Greylisting, listening
 from demo.stage import MANY, NO_ERROR, SLOTS, STOP_S, DeadTask
 from demo.view import View
 
@@ -40,8 +40,16 @@ class MemoryStage:
 
     async def start_mail_server(self) -> int:
         """Start the mail server on this loop; its connections are real ones."""
-        port = await self.opened.enter_async_context(listening(Greylisting(self.run.mails, self.run.mail_log)))
+        handler = smtp_server.Greylisting(self.run.mails, self.run.mail_log)
+        port = await self.opened.enter_async_context(smtp_server.listening(handler))
         self.view.note(f"mail server: in this process, port {port}")
+        return port
+
+    async def start_notice_service(self) -> int:
+        """Start the web service in a thread; its connections are real ones."""
+        notices = notice_service.Notices(self.run.notices, self.run.notice_log)
+        port = await self.opened.enter_async_context(notice_service.listening(notices))
+        self.view.note(f"notice service: in this process, port {port}")
         return port
 
     async def start_workers(self) -> None:
@@ -82,9 +90,9 @@ class MemoryStage:
         return []
 
     async def stop(self) -> None:
-        """Let the workers finish what they do, and close apps and mail server."""
+        """Let the workers finish what they do, and close apps and servers."""
         if self.running:
-            self.view.note("stopping the workers and the mail server")
+            self.view.note("stopping the workers and the servers")
             for worker in self.workers:
                 worker.stop()
             _, late = await asyncio.wait(self.running, timeout=STOP_S)

@@ -89,7 +89,7 @@ class Run:
         """Make the folders of a new run."""
         name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         run = cls(name, output.resolve() / name)
-        for folder in (run.pictures, run.converted, run.csv, run.reports, run.mails, run.logs):
+        for folder in (run.pictures, run.converted, run.csv, run.reports, run.mails, run.notices, run.logs):
             folder.mkdir(parents=True)
         return run
 
@@ -123,6 +123,11 @@ class Run:
         return self.folder / "mails"
 
     @property
+    def notices(self) -> Path:
+        """What the web service accepted."""
+        return self.folder / "notices"
+
+    @property
     def logs(self) -> Path:
         """What the processes of this run wrote."""
         return self.folder / "logs"
@@ -131,3 +136,8 @@ class Run:
     def mail_log(self) -> Path:
         """What the mail server did, as JSON lines."""
         return self.logs / "smtp.jsonl"
+
+    @property
+    def notice_log(self) -> Path:
+        """What the web service did, as JSON lines."""
+        return self.logs / "notices.jsonl"

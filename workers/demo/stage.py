@@ -1,4 +1,4 @@
-"""What the story needs around it: a broker, a mail server, and a worker for each kind of work.
+"""What the story needs around it: a broker, a mail server, a web service, and a worker for each kind of work.
 
 There are two stages: `demo.broker_stage` has a RabbitMQ and a process for each part, `demo.memory_stage` has
 everything in this process. The story and its checks know only what is here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-SLOTS = {"images": 2, "reports": 1, "mail": 2}
+SLOTS = {"images": 2, "reports": 1, "mail": 2, "services": 2}
 STOP_S = 15
 MANY = 100_000  # more dead letters than any run makes
 NO_ERROR = "no error recorded"
@@ -43,6 +43,13 @@ class Stage(Protocol):
             DemoError: It does not come up.
         """
 
+    async def start_notice_service(self) -> int:
+        """Start the web service that takes notices, and return its port.
+
+        Raises:
+            DemoError: It does not come up.
+        """
+
     async def start_workers(self) -> None:
         """Start a worker for each of `SLOTS`; the environment is set for them by now."""
 
@@ -67,7 +74,7 @@ class Stage(Protocol):
         """Return how to look around on a stage that stays up, and how to stop it. Called in place of the rest."""
 
     async def stop(self) -> None:
-        """Stop workers and mail server, if they were started."""
+        """Stop workers and servers, if they were started."""
 
     async def delete_queues(self) -> None:
         """Delete the queues of this run. Not called where the broker does not answer.

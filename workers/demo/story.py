@@ -1,7 +1,7 @@
 """The demo's producer: it sends the tasks, follows them and collects what came of them.
 
-Nothing here is played: the failed picture is cut short on disk, and the refusals come from a mail server. Import
-this module only when `ASYNCQ_BROKER_URL` is set, because the workers' apps read it when they are made.
+Nothing here is played: the failed picture is cut short on disk, and the refusals come from a mail server and a web
+service. Import this module only when `ASYNCQ_BROKER_URL` is set, because the workers' apps read it when they are made.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
+from pydantic import JsonValue
+
 import images
 import mail
 import reports
+import services
 from asyncq import ResultHandle, TaskFailed, Unroutable
 from demo.samples import readable
 from demo.settings import Run
@@ -45,6 +48,8 @@ class Outcomes:
         report: What the reports worker wrote.
         receipt: What the mail worker was told.
         mail_task_id: The mail's task id.
+        answer: What the services worker was answered.
+        notice_task_id: The notice's task id.
         seconds: How long each part took.
     """
 
@@ -55,11 +60,13 @@ class Outcomes:
     report: reports.Report | None = None
     receipt: mail.Receipt | None = None
     mail_task_id: str = ""
+    answer: services.ServiceAnswer | None = None
+    notice_task_id: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 class Story:
-    """One run of the demo, from the first task to the mail.
+    """One run of the demo, from the first task to the notice.
 
     Args:
         run: Its folders and queues.
@@ -76,11 +83,12 @@ class Story:
 
     async def play(self) -> Outcomes:
         """Do it all."""
-        async with images.app, reports.app, mail.app:
+        async with images.app, reports.app, mail.app, services.app:
             outcomes = await self.ask()
             await self.convert(outcomes)
             await self.report(outcomes)
             await self.mail(outcomes)
+            await self.notify(outcomes)
         return outcomes
 
     async def ask(self) -> Outcomes:
@@ -166,7 +174,8 @@ class Story:
         task = mail.send_email.options(queue=self.run.queue("mail"))
         handle = await self.once_up(lambda: task.send(letter))
         outcomes.mail_task_id = handle.id
-        answers = asyncio.ensure_future(self.show_server())
+        words = "mail server: {code} to attempt {time_no}; the broker keeps the mail"
+        answers = asyncio.ensure_future(self.show_refusals(self.run.mail_log, words))
         try:
             outcomes.receipt = await self.follow("mail", handle)
         finally:
@@ -174,13 +183,34 @@ class Story:
         outcomes.seconds["the mail"] = perf_counter() - started
         self.view.finish("mail", f"accepted at attempt {outcomes.receipt.attempt}: {outcomes.receipt.answer}")
 
-    async def show_server(self) -> None:
-        """Show each refusal of the mail server as it writes it into its log."""
+    async def notify(self, outcomes: Outcomes) -> None:
+        """Tell a web service of the report. It will ask the worker to come again in a second."""
+        self.view.step("A notice of it to a web service, which says 503, Retry-After: 1, to the first attempt")
+        started = perf_counter()
+        notice = services.ServiceRequest(
+            service="notices", method="POST", path="/notices", body=notice_of(outcomes), statuses=[200, 201]
+        )
+        task = services.call_service.options(queue=self.run.queue("services"))
+        handle = await self.once_up(lambda: task.send(notice))
+        outcomes.notice_task_id = handle.id
+        words = (
+            "web service: {code}, come again in {retry_after_s} s, to attempt {time_no}; the broker keeps the notice"
+        )
+        answers = asyncio.ensure_future(self.show_refusals(self.run.notice_log, words))
+        try:
+            outcomes.answer = answer = await self.follow("notice", handle)
+        finally:
+            answers.cancel()
+        outcomes.seconds["the notice"] = perf_counter() - started
+        self.view.finish("notice", f"accepted at attempt {answer.attempt}: {answer.status}, {answer.location}")
+
+    async def show_refusals(self, log: Path, words: str) -> None:
+        """Show each refusal of a server as it writes it into its log."""
         shown = 0
         while True:
-            events = [event for event in server_events(self.run) if event["event"] == "refused"]
+            events = [event for event in server_events(log) if event["event"] == "refused"]
             for event in events[shown:]:
-                self.view.note(f"mail server: {event['code']} to attempt {event['time_no']}; the broker keeps the mail")
+                self.view.note(words.format(**event))
             shown = len(events)
             await asyncio.sleep(0.1)
 
@@ -232,7 +262,18 @@ def figures_of(done: images.Converted) -> list[str]:
     ]
 
 
-def server_events(run: Run) -> list[dict[str, Any]]:
-    """Return what the mail server has written into its log."""
-    text = run.mail_log.read_text()
+def notice_of(outcomes: Outcomes) -> dict[str, JsonValue]:
+    """Return what the web service is told."""
+    report = outcomes.report
+    assert report is not None  # noqa: S101 - an earlier part made it
+    return {
+        "report": report.path,
+        "size_bytes": report.size_bytes,
+        "totals": {figures.column: str(figures.total) for figures in report.figures},
+    }
+
+
+def server_events(log: Path) -> list[dict[str, Any]]:
+    """Return what a server has written into its log."""
+    text = log.read_text()
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
