@@ -129,10 +129,11 @@ class Run:
         """
         tally, now_ms = self.tally, self.clock.now_ms()
         batch: list[TakenLetter] = []
+        if tally.is_full():  # a look that takes one would put it behind the others
+            tally.total = await self.letters.count()
+            return
         async with self.letters.take() as taking:
             tally.total = taking.total
-            if tally.is_full():
-                return
             async for taken in taking:
                 tally.examined += 1
                 if self.where.matches(taken.letter, now_ms):
