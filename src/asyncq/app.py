@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from asyncq.broker import Broker, DeadLetters, Identity, QueueSpec
+from asyncq.broker import Broker, Identity, QueueSpec
 from asyncq.client import Client
 from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
 from asyncq.options import QueueOptions, Sending, SendOptions, retry_defaults_of
+from asyncq.queue_names import check_queue_name
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.retry import RetryPolicy
@@ -29,6 +30,7 @@ from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
 
 if TYPE_CHECKING:
+    from asyncq.dead_letters.queue import DeadLetterQueue
     from asyncq.worker.worker import Worker
 
 __all__ = ["AsyncQ"]
@@ -344,13 +346,26 @@ class AsyncQ(TaskRegistry):
             queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
         return Worker(self, self._open_client(), queues, self._clock)
 
-    def dead_letters(self, queue: str) -> DeadLetters:
-        """Return the dead letters of a task queue.
+    def dead_letters(self, queue: str) -> DeadLetterQueue:
+        """Return the dead letters of a task queue: to count, look at, send back, remove.
+
+        Args:
+            queue: The task queue; or `asyncq.unroutable`, for what had nowhere to go.
 
         Raises:
             NotOpen: The app was not entered.
+            InvalidQueueName: No task queue has such a name.
         """
-        return self.broker.dead_letters(queue)
+        from asyncq.dead_letters.queue import DeadLetterQueue  # noqa: PLC0415 - for who needs it only
+
+        if queue != f"{self.settings.namespace}.unroutable":
+            check_queue_name(queue)
+        return DeadLetterQueue(queue, self.broker, self._clock, self._check_body, self.settings.publish_timeout_s)
+
+    def _check_body(self, task: str, body: bytes) -> None:
+        known = self.tasks.get(task)
+        if known is not None:
+            known.arguments.decode(body)
 
 
 def _broker_at_url(settings: Settings) -> Broker:

@@ -37,6 +37,8 @@ __all__ = [
     "QueueSpec",
     "ReplyTo",
     "Subscription",
+    "TakenLetter",
+    "Taking",
 ]
 
 BrokerState = Literal["connecting", "ready", "blocked", "fatal", "closed"]
@@ -326,19 +328,84 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A parked message. `record` is None where the broker itself has dead-lettered it."""
+    """A parked message.
+
+    Attributes:
+        message: As it is parked.
+        record: Why it is here; None where the broker itself has put it here.
+        queue: The task queue that it came out of, or never reached; None where that is not known.
+        failed_at_ms: When it was parked, in milliseconds since the epoch; None where that is not known.
+        broker_reason: The broker's own word, where it has put it here: `rejected`, `delivery_limit`, `expired` ...
+    """
 
     message: Message
     record: DeadLetterRecord | None
+    queue: str | None = None
+    failed_at_ms: int | None = None
+    broker_reason: str | None = None
 
 
 class DeadLetters(Protocol):
-    """The dead-letter queue of one task queue."""
+    """The dead-letter queue of one task queue; or the queue for what had nowhere to go, by its own name."""
 
     async def put(self, message: Message, record: DeadLetterRecord, *, timeout_s: float) -> None:
         """Park a copy of the message. Raises what `Broker.publish` raises."""
         ...
 
+    async def count(self) -> int:
+        """Return how many are parked. What somebody looks at in this moment is not counted.
+
+        Raises:
+            QueueGone: There is no such dead-letter queue.
+        """
+        ...
+
     def browse(self, *, limit: int | None = None) -> AsyncIterator[DeadLetter]:
         """Look at what is parked, oldest first. Nothing is changed by looking."""
+        ...
+
+    def take(self) -> AbstractAsyncContextManager[Taking]:
+        """Take what is parked out of others' reach, to settle or to keep each letter.
+
+        When the block ends, whatever was not settled is where it was. So it is after a crash, and after a lost
+        connection, which is raised.
+        """
+        ...
+
+
+class TakenLetter(Protocol):
+    """One letter that was taken."""
+
+    @property
+    def letter(self) -> DeadLetter:
+        """The letter."""
+        ...
+
+
+class Taking(Protocol):
+    """Letters that were taken, oldest first, each of them once, and no more than were there at the beginning.
+
+    Each is undecided until it is settled or kept. An adapter may give kept ones back meanwhile, while none is
+    undecided: so decide soon.
+    """
+
+    @property
+    def total(self) -> int:
+        """How many there were at the beginning."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[TakenLetter]:
+        """Iterate the letters. Raises `BrokerError` where the connection is lost, or the queue is gone."""
+        ...
+
+    async def settle(self, taken: Sequence[TakenLetter]) -> None:
+        """Remove letters. When this returns, the broker has heard it.
+
+        Raises:
+            BrokerError: The connection was lost: they may still be there.
+        """
+        ...
+
+    def keep(self, taken: TakenLetter) -> None:
+        """Decide that a letter stays."""
         ...

@@ -5,6 +5,7 @@
     │   ├── TaskDefinitionError        the function cannot be a task; says which parameter and why
     │   ├── DuplicateTask              two tasks of one name
     │   ├── UnknownTask                a name that no task of this app has
+    │   ├── UnknownDeadLetter          an id that no dead letter of the queue has
     │   ├── InvalidOption              an option's value cannot be used
     │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
     │   └── AppNotFound                MODULE:APP does not lead to an app
@@ -28,6 +29,7 @@
     │   │   ├── NotSent                it never left this process
     │   │   ├── PublishUncertain       it left, and no answer came
     │   │   └── PartlySent             of many messages, some were not taken
+    │   ├── PartlyDone                 a replay or a purge of dead letters ended in the middle
     │   ├── LeaseLost                  the delivery is no longer ours
     │   ├── QueueGone                  the queue of a subscription was deleted
     │   └── ReplyLost                  the reply queue is gone, and with it what was in it
@@ -77,6 +79,7 @@ __all__ = [
     "NoReply",
     "NotOpen",
     "NotSent",
+    "PartlyDone",
     "PartlySent",
     "PublishError",
     "PublishUncertain",
@@ -94,6 +97,7 @@ __all__ = [
     "TaskRejected",
     "TimeLimitExceeded",
     "TopologyMismatch",
+    "UnknownDeadLetter",
     "UnknownTask",
     "Unroutable",
     "UsageError",
@@ -120,6 +124,10 @@ class DuplicateTask(ConfigurationError):
 
 class UnknownTask(ConfigurationError):
     """The app has no task of this name."""
+
+
+class UnknownDeadLetter(ConfigurationError):
+    """No dead letter of the queue has this id."""
 
 
 class InvalidOption(ConfigurationError):
@@ -223,6 +231,18 @@ class PartlySent(PublishError):
     def __init__(self, message: str, outcomes: Sequence[Any]) -> None:
         super().__init__(message)
         self.outcomes = list(outcomes)
+
+
+class PartlyDone(BrokerError):
+    """A replay or a purge of dead letters ended in the middle. No letter is lost, and doing it again goes on with it.
+
+    Attributes:
+        report: What was done: a `ReplayReport` or a `PurgeReport`.
+    """
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class LeaseLost(BrokerError):

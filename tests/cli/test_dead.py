@@ -8,7 +8,7 @@ import pytest
 
 from asyncq import AsyncQ
 from asyncq.broker import DeadLetter, QueueSpec
-from asyncq.cli.dead import _as_json
+from asyncq.cli.dead_text import as_json
 from asyncq.message import Message
 from support import eventually
 
@@ -21,7 +21,7 @@ from support import eventually
 def test_a_body_that_cannot_be_printed_as_json_is_printed_in_base64(body):
     """One odd letter must not keep the others from being listed."""
     letter = DeadLetter(Message(type="shop.fail", body=body, task_id="1", message_id="2"), None)
-    printed = json.dumps(_as_json(letter), ensure_ascii=False).encode()
+    printed = json.dumps(as_json(letter), ensure_ascii=False).encode()
     assert base64.b64decode(json.loads(printed)["body_base64"]) == body
 
 
@@ -89,7 +89,11 @@ async def test_what_the_broker_itself_has_dead_lettered_is_listed_without_an_err
         "id": "their-id",
         "body_base64": "/w==",
         "reason": "dead-lettered by the broker itself",
+        "broker_reason": "rejected",
+        "failed_at": letter["failed_at"],
+        "queue": "mail",
     }
+    assert letter["failed_at"].endswith("Z")
 
 
 async def test_looking_takes_nothing_away(shell, management):

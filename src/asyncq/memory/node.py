@@ -111,12 +111,11 @@ class MemoryNode:
                 queue.unsettled + (len(queue.ready) if queue.is_wanted else 0) for queue in self._queues.values()
             )
 
-    def browse(self, queue: str) -> list[Message] | None:
-        """Return the messages that are ready, oldest first; None where there is no such queue."""
+    def browse(self, queue: str) -> tuple[Stored, ...] | None:
+        """Return what is ready, oldest first; None where there is no such queue."""
         with self._lock:
             found = self._queues.get(queue)
-            stored = None if found is None else tuple(found.ready)
-        return None if stored is None else [read_message(item.properties, item.body) for item in stored]
+            return None if found is None else tuple(found.ready)
 
     # --- what changes it
 
@@ -223,8 +222,11 @@ class MemoryNode:
         with self.changing():
             while self._delayed and self._delayed[0][0] <= self.clock.monotonic():
                 _, _, queue, stored = heapq.heappop(self._delayed)
-                found = self._queues.get(queue) or self._make(names.unroutable, None, names)
-                found.put(dataclasses.replace(stored, number=next(self._numbers)))
+                found = self._queues.get(queue)
+                if found is not None:
+                    found.put(dataclasses.replace(stored, number=next(self._numbers)))
+                else:  # on RabbitMQ it has expired in the ladder's last queue
+                    self._park(names.unroutable, self._dead("", stored, "expired"), queue, names)
 
     def attach(self, alarm: Alarm) -> None:
         """Let an alarm release what is due."""
@@ -268,6 +270,10 @@ class MemoryNode:
 
     def _dead_letter(self, queue: str, stored: Stored, reason: str, names: Names) -> None:
         """Do what the broker's own dead-lettering does; by its header `x-death` it is told from ours."""
+        dead = names.dead_queue(queue)
+        self._park(dead if dead in self._queues else names.unroutable, self._dead(queue, stored, reason), queue, names)
+
+    def _dead(self, queue: str, stored: Stored, reason: str) -> Message:
         message = read_message(stored.properties, stored.body)
         death = {
             "count": 1,
@@ -277,9 +283,10 @@ class MemoryNode:
             "exchange": "",
             "routing-keys": [queue],
         }
-        letter = dataclasses.replace(message, headers={**message.headers, "x-death": [death]})
-        target = self._queues.get(names.dead_queue(queue)) or self._make(names.unroutable, None, names)
-        target.put(self._stored(letter))
+        return dataclasses.replace(message, headers={**message.headers, "x-death": [death]})
+
+    def _park(self, where: str, message: Message, key: str, names: Names) -> None:
+        self._make(where, None, names).put(dataclasses.replace(self._stored(message), key=key))
 
 
 _nodes: dict[str, MemoryNode] = {}

@@ -13,8 +13,8 @@ Invariant: a message is in exactly one place, ready or with one consumer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 __all__ = ["Consumer", "MemoryQueue", "Stored"]
@@ -29,12 +29,14 @@ class Stored:
         body: The body.
         number: Its place in the order of publishing; messages that come back take it again.
         returns: How often it came back without being settled.
+        key: The queue that it was for, where it found none.
     """
 
     properties: bytes
     body: bytes
     number: int
     returns: int = 0
+    key: str = ""
 
 
 class Consumer(Protocol):
@@ -121,7 +123,7 @@ class MemoryQueue:
     def returned(self, stored: Stored) -> None:
         """Take one back that was handed out and not settled: to its old place, and counted."""
         self.unsettled -= 1
-        back = Stored(stored.properties, stored.body, stored.number, stored.returns + 1)
+        back = replace(stored, returns=stored.returns + 1)
         if self.delivery_limit is not None and back.returns > self.delivery_limit:
             self._dead_letter(back, "delivery_limit")
             return
@@ -129,6 +131,12 @@ class MemoryQueue:
         while place < len(self.ready) and self.ready[place].number < back.number:
             place += 1
         self.ready.insert(place, back)
+
+    def given_back(self, held: Sequence[Stored]) -> None:
+        """Take back, to their old places and uncounted, what was taken out by a look."""
+        self.unsettled -= len(held)
+        self.ready = deque(sorted((*held, *self.ready), key=lambda stored: stored.number))
+        self.dispatch()
 
     def delete(self) -> None:
         """End all consumers."""

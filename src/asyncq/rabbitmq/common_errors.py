@@ -67,6 +67,8 @@ def queue_gone(queue: str) -> QueueGone:
 
 def no_dead_letters(dead: str, queue: str) -> QueueGone:
     """Return the error for a look at a dead-letter queue that does not exist."""
+    if dead == queue:
+        return QueueGone(f"There is no queue {dead!r}. Whatever app is opened first declares it.")
     return QueueGone(
         f"There is no queue {dead!r}. The worker of queue {queue!r} declares it when it starts: start "
         "one once, or check the name."

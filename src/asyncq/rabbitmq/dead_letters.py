@@ -4,30 +4,28 @@ A dead letter is the original body with whitelisted properties, and headers that
 messages here too, when a worker rejects one or the queue's delivery limit is reached; these have RabbitMQ's own
 `x-death` header and no record of ours.
 
-Invariant: looking changes nothing. A look takes messages without acknowledging them and gives them back, which the
-broker counts as deliveries, so the queue has a limit of 2,000,000,000. They are given back by one `basic.nack` for
-all: closing the channel would return them as well, but a quorum queue then puts them back in no particular order.
+Invariant: looking changes nothing. A look takes messages without acknowledging them and gives them back (look.py).
+The broker counts that as deliveries, so the queue has a limit of 2,000,000,000.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Protocol
 
-import aiormq.exceptions as amqp
-from aiormq.abc import AbstractChannel, DeliveredMessage
-from pamqp import commands
+from aiormq.abc import DeliveredMessage
 
 from asyncq.broker import Address, DeadLetter, DeadLetterRecord, Queue
 from asyncq.errors import BrokerError, NotSent, Unroutable
 from asyncq.history import history_of, history_text
 from asyncq.message import FIRST_AT, HISTORY, UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
 from asyncq.outcome import Failure
-from asyncq.rabbitmq.common_errors import no_dead_letters
-from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
+from asyncq.rabbitmq.letter_origin import BY_THE_BROKER, letter_from, parked_in
+from asyncq.rabbitmq.look import Look, asked, passive_count
 from asyncq.rabbitmq.properties import message_from
+from asyncq.rabbitmq.taking import RabbitTaking
 from asyncq.rabbitmq.topology import Names, OpenChannel, apply, base_plan, dead_letter_plan
 
 __all__ = ["PublishTo", "RabbitDeadLetters", "letter_of", "record_from", "record_headers"]
@@ -41,9 +39,6 @@ ATTEMPTS = "asyncq-attempts"
 QUEUE = "asyncq-queue"
 WORKER = "asyncq-worker"
 
-T = TypeVar("T")
-
-_BY_THE_BROKER = "x-death"
 _TRACEBACK_BYTES = 8 * 1024
 _TEXT_BYTES = 4 * 1024
 
@@ -68,6 +63,7 @@ class RabbitDeadLetters:
     def __init__(self, names: Names, queue: str, publish: PublishTo, open_channel: OpenChannel) -> None:
         self._names = names
         self._queue = queue
+        self._parked = parked_in(names, queue)
         self._publish = publish
         self._open_channel = open_channel
 
@@ -78,7 +74,7 @@ class RabbitDeadLetters:
             PublishError: As from `asyncq.broker.Broker.publish`. `Unroutable` only if it was deleted once more.
         """
         letter = letter_of(message, record)
-        to = Queue(self._names.dead_queue(self._queue))
+        to = Queue(self._parked)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             await self._publish(letter, to, timeout_s=timeout_s)
@@ -89,7 +85,7 @@ class RabbitDeadLetters:
 
     async def _declare(self, deadline: float) -> None:
         plan = (*base_plan(self._names), *dead_letter_plan(self._names, self._queue))
-        failed = f"Nothing was put into queue {self._names.dead_queue(self._queue)!r}, which was deleted"
+        failed = f"Nothing was put into queue {self._parked!r}, which was deleted"
         try:
             async with asyncio.timeout_at(deadline):
                 await apply(self._open_channel, plan)
@@ -98,11 +94,21 @@ class RabbitDeadLetters:
         except BrokerError as error:
             raise NotSent(f"{failed}: {error}") from error
 
+    async def count(self) -> int:
+        """Return how many are parked. What somebody looks at in this moment is not counted.
+
+        Raises:
+            QueueGone: There is no such dead-letter queue.
+            BrokerError: The broker could not be asked.
+        """
+        async with self._open_channel() as channel:
+            return await asked(passive_count(channel, self._parked), self._parked, self._queue)
+
     async def browse(self, *, limit: int | None = None) -> AsyncGenerator[DeadLetter, None]:
         """Look at what is parked now, oldest first. Nothing is changed by looking.
 
-        One message at a time is fetched, so any number of them may be there. What has been looked at is out of
-        others' sight until the iteration ends; leave it early with `contextlib.aclosing`.
+        Any number of them may be there: they are read as they are asked for, some hundred ahead at most. What has
+        been looked at is out of others' sight until the iteration ends; leave it early with `contextlib.aclosing`.
 
         Args:
             limit: How many to look at; None means all that are there when the look begins.
@@ -111,55 +117,40 @@ class RabbitDeadLetters:
             QueueGone: There is no such dead-letter queue.
             BrokerError: The broker could not be asked, or the connection was lost.
         """
-        dead = self._names.dead_queue(self._queue)
+        if limit == 0:
+            return
         async with self._open_channel() as channel:
-            last_tag: int | None = None
-            left = 1 if limit is None else min(limit, 1)
+            look = Look(channel, self._parked, self._queue)
             try:
-                while left:
-                    got = await self._ask(channel.basic_get(dead))
-                    if not isinstance(got.delivery, commands.Basic.GetOk):
+                there = await look.begin()
+                for left in range(there if limit is None else min(limit, there), 0, -1):
+                    message = await look.next(left)
+                    if message is None:
                         break
-                    if last_tag is None:
-                        # How many there are bounds the look: letters may come in faster than they are read. Asked
-                        # after the first one has come: only by then has the broker surely put back what somebody
-                        # looked at just before.
-                        there = 1 + await self._ask(_count(channel, dead))
-                        left = there if limit is None else min(limit, there)
-                    last_tag = got.delivery.delivery_tag
-                    yield _dead_letter(got)
-                    left -= 1
+                    yield self._letter(message)
             finally:
-                if last_tag is not None:
-                    await _give_back(channel, last_tag)
+                await look.give_back()
 
-    async def _ask(self, answer: Awaitable[T]) -> T:
-        dead = self._names.dead_queue(self._queue)
-        doing = f"looking at queue {dead!r}"
+    @contextlib.asynccontextmanager
+    async def take(self) -> AsyncIterator[RabbitTaking]:
+        """See `asyncq.broker.DeadLetters.take`."""
+        taking = RabbitTaking(self._open_channel, self._parked, self._queue, self._letter)
         try:
-            return await answer
-        except amqp.ChannelNotFoundEntity:
-            raise no_dead_letters(dead, self._queue) from None
-        except asyncio.CancelledError as error:
-            reraise_if_cancelled()
-            raise operation_error(ConnectionError(*error.args), doing) from error
-        except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError) as error:
-            raise operation_error(error, doing) from error
+            await taking.begin()
+            yield taking
+        finally:
+            await taking.end()
+
+    def _letter(self, message: DeliveredMessage) -> DeadLetter:
+        return read_letter(message, self._names, self._parked)
 
 
-async def _count(channel: AbstractChannel, queue: str) -> int:
-    return (await channel.queue_declare(queue, passive=True)).message_count or 0
-
-
-async def _give_back(channel: AbstractChannel, last_tag: int) -> None:
-    # On a lost connection the broker does it itself.
-    with contextlib.suppress(amqp.AMQPError, amqp.ChannelInvalidStateError, OSError):
-        await channel.basic_nack(last_tag, multiple=True, requeue=True)
-
-
-def _dead_letter(got: DeliveredMessage) -> DeadLetter:
-    message = message_from(got.header.properties, got.body)
-    return DeadLetter(message, record_from(message.headers))
+def read_letter(delivered: DeliveredMessage, names: Names, parked: str) -> DeadLetter:
+    """Return the letter that was read from a queue."""
+    message = message_from(delivered.header.properties, delivered.body)
+    frame = delivered.delivery
+    exchange, key = getattr(frame, "exchange", None) or "", getattr(frame, "routing_key", None) or ""
+    return letter_from(message, record_from(message.headers), names=names, parked=parked, exchange=exchange, key=key)
 
 
 def letter_of(message: Message, record: DeadLetterRecord) -> Message:
@@ -190,7 +181,7 @@ def record_from(headers: Headers) -> DeadLetterRecord | None:
     A message with RabbitMQ's own `x-death` was put here by RabbitMQ: our copies have none. If it has a record
     nevertheless, then that is of an earlier death, from which somebody has sent it back.
     """
-    if _BY_THE_BROKER in headers:
+    if BY_THE_BROKER in headers:
         return None
     texts = [headers.get(name) for name in (ERROR_TYPE, ERROR_MESSAGE, ERROR_TRACEBACK, REASON, QUEUE, WORKER)]
     numbers = [headers.get(name) for name in (FAILED_AT, ATTEMPTS)]

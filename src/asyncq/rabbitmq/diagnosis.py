@@ -16,7 +16,7 @@ from asyncq.rabbitmq.queue_findings import delivery_limits, messages_left, polic
 from asyncq.rabbitmq.standing import Standing
 from asyncq.rabbitmq.topology import Names, base_plan, queue_plan
 
-__all__ = ["diagnose", "found_queues", "plan_of"]
+__all__ = ["diagnose", "found_dead_letters", "found_queues", "plan_of"]
 
 
 def plan_of(names: Names, queues: Iterable[QueueSpec]) -> Plan:
@@ -33,6 +33,16 @@ def found_queues(names: Names, standing: Standing) -> tuple[QueueSpec, ...]:
             limit = arguments.get("x-delivery-limit")
             found.append(QueueSpec(name, limit) if isinstance(limit, int) else QueueSpec(name))
     return tuple(found)
+
+
+def found_dead_letters(names: Names, standing: Standing) -> list[str]:
+    """Return the task queues that have a dead-letter queue on the broker, also where they themselves are gone."""
+    bound = {
+        part.key
+        for part in standing.bindings or ()
+        if part.exchange == names.dead_exchange and part.destination == names.dead_queue(part.key)
+    }
+    return sorted(queue for queue in bound if names.dead_queue(queue) in standing.queues)
 
 
 def diagnose(patient: Patient, standing: Standing) -> list[Finding]:

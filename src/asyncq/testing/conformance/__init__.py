@@ -27,6 +27,7 @@ THEMES: Final = (
     "leases",
     "delays",
     "dead_letters",
+    "replays",
     "mailboxes",
     "sending",
     "results",
