@@ -13,7 +13,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -25,6 +27,9 @@ from demo.memory_stage import MemoryStage
 from demo.settings import DemoError, DemoSettings, Run
 from demo.stage import SLOTS, Stage
 from demo.view import View, choose_view
+
+if TYPE_CHECKING:  # its module imports the workers' apps
+    from demo.checks import Check
 
 RETRY_FIRST_S = 1.0
 SERVICE_BACKOFF_S = 120.0
@@ -89,12 +94,22 @@ class Demo:
         results = await asyncio.to_thread(
             checks.check_all, self.run, sources, outcomes, dead, checks.Delays(RETRY_FIRST_S, SERVICE_BACKOFF_S)
         )
-        for check in results:
-            self.view.verdict(check.sentence, check.found, good=check.holds)
+        self.judge(results)
+        repairs = importlib.import_module("demo.repair")
+        repaired = await repairs.repair(
+            self.stage, self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s
+        )
+        self.judge(repaired)
+        results += repaired
         outcomes.seconds["everything"] = perf_counter() - started
         self.whole = all(check.holds for check in results)
         self.summarise(outcomes.seconds, failed=[check.sentence for check in results if not check.holds])
         return self.whole
+
+    def judge(self, checks: Sequence[Check]) -> None:
+        """Show what holds and what does not."""
+        for check in checks:
+            self.view.verdict(check.sentence, check.found, good=check.holds)
 
     def prepare_pictures(self) -> list[str]:
         """Fill the folder of pictures, and return their names."""

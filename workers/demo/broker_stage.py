@@ -82,18 +82,28 @@ class BrokerStage:
 
     async def dead_letters(self, queue: str) -> list[DeadTask]:
         """Read what `asyncq dead list QUEUE --json` prints."""
+        output = await self._asyncq("dead", "list", queue, "--json", "--limit", str(MANY))
+        letters = [json.loads(line) for line in output.splitlines()]
+        return [DeadTask(letter["id"], letter.get("error_type", NO_ERROR)) for letter in letters]
+
+    async def replay(self, queue: str, task_id: str) -> int:
+        """Do it by the command that the person on call would use."""
+        report = json.loads(await self._asyncq("dead", "replay", queue, "--id", task_id, "--yes", "--json"))
+        return int(report["replayed"])
+
+    @staticmethod
+    async def _asyncq(*arguments: str) -> bytes:
+        """Run the command line, and return what it prints."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "asyncq", "dead", "list", queue, "--json", "--limit", str(MANY)),
+            *(sys.executable, "-m", "asyncq", *arguments),
             cwd=WORKERS,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         output, errors = await process.communicate()
         if process.returncode:
-            raise DemoError(f"`asyncq dead list {queue} --json` failed: {errors.decode(errors='replace').strip()}")
-        letters = [json.loads(line) for line in output.splitlines()]
-        return [DeadTask(letter["id"], letter.get("error_type", NO_ERROR)) for letter in letters]
+            raise DemoError(f"`asyncq {' '.join(arguments)}` failed: {errors.decode(errors='replace').strip()}")
+        return output
 
     def last_words(self) -> list[str]:
         """Say where the broker's own page is."""

@@ -121,6 +121,20 @@ def convertible(path: Path) -> bool:
     return decodes(path)
 
 
+def problems_of_file(run: Run, source: str) -> str | None:
+    """Say what is wrong with the WebP of a picture of which no figures came back; None where nothing is."""
+    try:
+        with (
+            Image.open(run.pictures / source) as picture,
+            Image.open(run.converted / "webp" / f"{source}.webp", formats=["WEBP"]) as made,
+        ):
+            made.load()
+            size = upright_size(picture)
+    except (OSError, SyntaxError) as exc:
+        return str(exc)
+    return None if made.size == size else f"{made.size[0]} x {made.size[1]} in place of {size[0]} x {size[1]}"
+
+
 def problems_of(run: Run, source: str, outcomes: Outcomes) -> Iterator[str]:
     """Say what is wrong with the files of one picture."""
     done = outcomes.converted[source]

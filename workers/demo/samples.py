@@ -115,6 +115,20 @@ def take_all(source: Path, folder: Path) -> list[str]:
     return names
 
 
+def make_whole(folder: Path, names: list[str]) -> None:
+    """Put the whole picture in the place of the one that was cut short."""
+    target = folder / TRUNCATED
+    half = target.read_bytes()
+    whole = next((content for name in names if (content := (folder / name).read_bytes()).startswith(half)), None)
+    temporary = target.with_name(f".{TRUNCATED}.part")
+    if whole is None:  # it was painted for the purpose
+        paint(temporary.with_suffix(".jpg"), seed=0)
+        temporary.with_suffix(".jpg").replace(target)
+    else:
+        temporary.write_bytes(whole)
+        temporary.replace(target)
+
+
 def readable(path: Path) -> bool:
     """Tell whether Pillow can say what a picture is."""
     try:

@@ -67,6 +67,13 @@ class Stage(Protocol):
             DemoError: It cannot be read.
         """
 
+    async def replay(self, queue: str, task_id: str) -> int:
+        """Send a task's dead letter back to its queue, and return how many were sent.
+
+        Raises:
+            DemoError: It cannot be done.
+        """
+
     def last_words(self) -> list[str]:
         """Return what the viewer is to know at the end about this stage, and what it cannot show."""
 
