@@ -16,7 +16,7 @@ from PIL import Image
 
 import images
 import services
-from demo import checks, notice_service, samples
+from demo import checks, notice_service, repair, samples
 from demo.settings import DemoError, Run
 from demo.stage import DeadTask
 from demo.story import Outcomes, notice_of
@@ -268,6 +268,29 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         {**right, "services": [DeadTask("t3", "x")]},
     ):
         assert not all(check.holds for check in checks.check_dead_letters(wrong, outcomes))
+
+
+@pytest.mark.parametrize(
+    ("replayed", "dead", "whole", "holds"),
+    [(1, set(), True, True), (0, set(), True, False), (1, {"t1"}, True, False), (1, set(), False, False)],
+)
+def test_the_checks_notice_a_repair_that_did_not_happen(tmp_path, replayed, dead, whole, holds):
+    """No letter was sent back, it is still there, or nothing came of it."""
+    run = Run.create(tmp_path)
+    Image.effect_noise((40, 30), 90).save(run.pictures / samples.TRUNCATED)
+    if whole:
+        (run.converted / "webp").mkdir(parents=True)
+        Image.effect_noise((40, 30), 90).save(run.converted / "webp" / f"{samples.TRUNCATED}.webp")
+    outcomes = Outcomes(None, failed={samples.TRUNCATED: None}, task_ids={samples.TRUNCATED: "t1"})
+    assert all(check.holds for check in repair.checks_of(run, outcomes, replayed, dead)) == holds
+
+
+def test_the_whole_picture_takes_the_place_of_its_half(tmp_path):
+    """That of the user, or the painted one."""
+    Image.effect_noise((400, 300), 90).save(tmp_path / "a.jpg")
+    samples.cut_short(tmp_path, ["a.jpg"])
+    samples.make_whole(tmp_path, ["a.jpg"])
+    assert (tmp_path / samples.TRUNCATED).read_bytes() == (tmp_path / "a.jpg").read_bytes()
 
 
 @pytest.fixture

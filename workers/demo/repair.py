@@ -43,10 +43,11 @@ async def repair(stage: Stage, run: Run, outcomes: Outcomes, view: View, *, time
     dead = {letter.id for letter in await stage.dead_letters(queue)}
     there = webp.exists()
     view.finish(TRUNCATED, "converted, by the task that had failed" if there else "still not there", good=there)
-    return list(_checks(run, outcomes, replayed, dead))
+    return list(checks_of(run, outcomes, replayed, dead))
 
 
-def _checks(run: Run, outcomes: Outcomes, replayed: int, dead: set[str]) -> Iterator[Check]:
+def checks_of(run: Run, outcomes: Outcomes, replayed: int, dead: set[str]) -> Iterator[Check]:
+    """The letter is gone, and the picture is there."""
     wanted = {outcomes.task_ids[source] for source in outcomes.failed} - {outcomes.task_ids[TRUNCATED]}
     yield Check("One dead letter was sent back", replayed == 1, f"{replayed}")
     yield Check("It is no dead letter any more, and the others are still there", dead == wanted, f"{dead}")
