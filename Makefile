@@ -63,6 +63,7 @@ check: venv
 prove: venv
 	@$(TEST_BROKERS)
 	$(PYTEST) -m prove -s -v
+	$(PYTEST) --hypothesis-profile=prove --hypothesis-show-statistics -q tests/unit/test_properties_*.py
 
 bench: venv
 	$(BIN)/python benchmarks
