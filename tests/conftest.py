@@ -25,7 +25,7 @@ from support import GivenBroker, VhostManagement, given_broker
 
 # A busy machine is no fault of the tested code: no deadlines. A failure prints what repeats it.
 settings.register_profile("test", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("prove", settings.get_profile("test"), max_examples=5000)
+settings.register_profile("prove", settings.get_profile("test"), max_examples=2000)
 settings.load_profile("test")
 
 pytest_plugins = ["pytester"]  # the pytest plugin is tested by it, in tests/testing
