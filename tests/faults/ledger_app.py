@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 from asyncq import AsyncQ, Fixed, Retry, RetryPolicy, TaskContext
@@ -24,3 +25,11 @@ async def note(ctx: TaskContext, key: str) -> str:
     with (FOLDER / f"executed-{os.getpid()}.jsonl").open("a") as file:
         file.write(json.dumps({"key": key, "attempt": ctx.attempt}) + "\n")
     return key
+
+
+@app.task
+async def mark(key: str) -> None:
+    """Write down when this task ran."""
+    at = time.monotonic()
+    with (FOLDER / f"ran-{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps({"key": key, "at": at}) + "\n")

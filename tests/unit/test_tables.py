@@ -115,7 +115,7 @@ def test_a_timestamp_that_no_datetime_can_express_is_left_out(seconds: int) -> N
 
 @pytest.mark.parametrize("number", [2**32 - 1, 2**32 * 1000, 253_402_300_799_000, 253_402_300_000])
 def test_a_time_is_the_same_in_each_copy(number: int) -> None:
-    """Pamqp takes a number of more than 32 bits for milliseconds, and writes seconds: after 2106 they are as large."""
+    """A number of more than 32 bits is read as milliseconds, and seconds are written: after 2106 they are as large."""
     flags = commands.Basic.Properties.flags["timestamp"]
     properties = commands.Basic.Properties()
     properties.unmarshal(flags, struct.pack(">Q", number))
