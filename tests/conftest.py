@@ -53,11 +53,13 @@ def pytest_configure() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses a broker on every version; all tests of one version run together."""
+    """Run what uses a broker on every version, and on those of `also_on`; all tests of one version run together."""
     if "rabbitmq_version" not in metafunc.fixturenames:
         return
     given = given_broker() is not None and "private_node" not in metafunc.fixturenames
-    metafunc.parametrize("rabbitmq_version", [GIVEN] if given else VERSIONS, scope="session")
+    also_on = [version for mark in metafunc.definition.iter_markers("also_on") for version in mark.args]
+    versions = [GIVEN] if given else list(dict.fromkeys([*VERSIONS, *also_on]))
+    metafunc.parametrize("rabbitmq_version", versions, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

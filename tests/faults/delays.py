@@ -91,27 +91,46 @@ def ladder_queues() -> list[str]:
     return [NAMES.delay_queue(level, digit) for level in range(DELAY_LEVELS) for digit in range(1, 16)]
 
 
-@asynccontextmanager
-async def real_worker(url: str, folder: Path, slots: int = 10) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `asyncq worker` until the block ends; it consumes when the block begins."""
+async def start_worker(url: str, folder: Path, slots: int = 10, **settings: object) -> asyncio.subprocess.Process:
+    """Start `asyncq worker`, and return when it consumes.
+
+    Args:
+        url: Its broker.
+        folder: Where it writes what it has done, and its log.
+        slots: Of its queue.
+        settings: By name, as `Settings` has them.
+    """
     log = folder / "worker.log"
-    with log.open("wb") as said:
+    begin = log.stat().st_size if log.exists() else 0
+    environment = {f"ASYNCQ_{name.upper()}": str(value) for name, value in settings.items()}
+    with log.open("ab") as said:
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "asyncq", "worker", "ledger_app:app", "--queue", f"{QUEUE}:{slots}", "--log-level", "info"),
             cwd=Path(__file__).parent,
-            env={**os.environ, "ASYNCQ_BROKER_URL": url, "LEDGER_FOLDER": str(folder)},
+            env={**os.environ, **environment, "ASYNCQ_BROKER_URL": url, "LEDGER_FOLDER": str(folder)},
             stdout=said,
             stderr=said,
         )
     try:
-        await eventually(lambda: b"worker consumes" in log.read_bytes(), 60)
-        yield worker
+        await eventually(lambda: b"worker consumes" in log.read_bytes()[begin:], 60)
+    except BaseException:
+        worker.kill()
+        await worker.wait()
+        raise
+    return worker
+
+
+@asynccontextmanager
+async def real_worker(url: str, folder: Path, slots: int = 10) -> AsyncIterator[None]:
+    """Run `asyncq worker` until the block ends; it consumes when the block begins."""
+    worker = await start_worker(url, folder, slots)
+    try:
+        yield
     finally:
-        if worker.returncode is None:
-            worker.terminate()
+        worker.terminate()
         code = await asyncio.wait_for(worker.wait(), 90)
-        assert code == 0, log.read_text()[-4000:]
+        assert code == 0, (folder / "worker.log").read_text()[-4000:]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -61,7 +61,7 @@ async def measure(url: str, version: str, folder: Path, count: int, longest_s: f
     )
     assert len(sent.delays) == len(delays)
     assert late[0] >= 0
-    assert percentile(late, 0.5) < 5
+    assert percentile(late, 0.5) < 10  # a blocked ladder takes minutes; a busy machine may take seconds
     assert all(len(times) == 1 for times in found.values())
 
 
