@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from delays import QUEUE, ran, start_worker
 
-LIMIT = {"delivery_limit": 3}
+RUNS = 3
+LIMIT = {"delivery_limit": RUNS}
 DEADLY = "deadly"
 BATCH = 5  # other tasks while each worker lives
 
@@ -37,7 +38,7 @@ async def kill_workers(url: str, version: str, folder: Path, how: str) -> None:
         await app.broker.ensure([QueueSpec(QUEUE, app.settings.delivery_limit)])
         handle = await app.send("faults.die", {"key": DEADLY, "how": how}, task_id=DEADLY)
         codes = []
-        for life in range(LIMIT["delivery_limit"]):
+        for life in range(RUNS):
             worker = await start_worker(url, folder, **LIMIT)
             try:
                 await eventually(lambda life=life: len(ran(folder).get(DEADLY, [])) == life + 1, 60)
@@ -60,7 +61,7 @@ async def kill_workers(url: str, version: str, folder: Path, how: str) -> None:
         letters = [letter async for letter in app.broker.dead_letters(QUEUE).browse()]
     runs = len(ran(folder)[DEADLY])
     print(f"\n{version}, {how}: it ran {runs} times, and was then put aside; exit codes of the workers {codes}")
-    assert runs == LIMIT["delivery_limit"]
+    assert runs == RUNS
     assert codes == [1 if how == "exit" else -9] * runs + [0]
     assert "DeliveredTooOften" in str(failed.value)
     assert [letter.message.task_id for letter in letters] == [DEADLY]
