@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from asyncq.testing.node import Node, NodeUnavailable, Setup
 
@@ -21,6 +22,11 @@ from asyncq.testing.node import Node, NodeUnavailable, Setup
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support import GivenBroker, VhostManagement, given_broker
+
+# A busy machine is no fault of the tested code: no deadlines. A failure prints what repeats it.
+settings.register_profile("test", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("prove", settings.get_profile("test"), max_examples=2000)
+settings.load_profile("test")
 
 pytest_plugins = ["pytester"]  # the pytest plugin is tested by it, in tests/testing
 
@@ -47,11 +53,13 @@ def pytest_configure() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses a broker on every version; all tests of one version run together."""
+    """Run what uses a broker on every version, and on those of `also_on`; all tests of one version run together."""
     if "rabbitmq_version" not in metafunc.fixturenames:
         return
     given = given_broker() is not None and "private_node" not in metafunc.fixturenames
-    metafunc.parametrize("rabbitmq_version", [GIVEN] if given else VERSIONS, scope="session")
+    also_on = [version for mark in metafunc.definition.iter_markers("also_on") for version in mark.args]
+    versions = [GIVEN] if given else list(dict.fromkeys([*VERSIONS, *also_on]))
+    metafunc.parametrize("rabbitmq_version", versions, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

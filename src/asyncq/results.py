@@ -33,6 +33,8 @@ __all__ = ["PendingReply", "Progress", "ResultHandle", "on_wait"]
 R = TypeVar("R")
 
 _MAX_KEPT_UPDATES = 256
+# What reading a foreign body may raise; the third one comes from JSON that is nested some thousand deep.
+_UNREADABLE = (ValueError, TypeError, RecursionError, KeyError, AttributeError)
 
 on_wait: ContextVar[Callable[[asyncio.Future[None]], object] | None] = ContextVar("asyncq_on_wait", default=None)
 """Called with what each wait for a reply waits for, in the waiting code's own context. For tests that move the time:
@@ -209,7 +211,7 @@ def _progress(body: bytes) -> Progress | None:
     try:
         value = json.loads(body)
         return Progress(value["done"], value.get("total"), value.get("label"), value.get("details") or {})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return None  # progress is a courtesy: a broken one must not hide the result
 
 
@@ -219,7 +221,7 @@ def _expired(task_id: str, body: bytes) -> TaskExpired | InvalidResult:
         expires, met = (datetime.fromtimestamp(value[name] / 1000, UTC) for name in ("expires_at", "met_at"))
         error = value.get("error")
         return TaskExpired(task_id, expires, met, None if error is None else f"{error['type']}: {error['message']}")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as cause:
+    except (*_UNREADABLE, OverflowError, OSError) as cause:
         invalid = InvalidResult(f"Task {task_id} has expired, but its reply does not say when: {cause!r}")
         invalid.__cause__ = cause
         return invalid
@@ -229,5 +231,5 @@ def _error(body: bytes) -> tuple[str, str, str]:
     try:
         value = json.loads(body)
         return str(value["type"]), str(value.get("message", "")), str(value.get("traceback", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return "unknown", body[:1000].decode(errors="replace"), ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 from asyncq import AsyncQ, Fixed, Retry, RetryPolicy, TaskContext
@@ -24,3 +26,26 @@ async def note(ctx: TaskContext, key: str) -> str:
     with (FOLDER / f"executed-{os.getpid()}.jsonl").open("a") as file:
         file.write(json.dumps({"key": key, "attempt": ctx.attempt}) + "\n")
     return key
+
+
+@app.task
+async def mark(key: str) -> None:
+    """Write down when this task ran."""
+    write_down(key)
+
+
+@app.task(time_limit=600)
+def die(key: str, how: str) -> None:
+    """End the worker's process, as soon as there is a file `go` for it."""
+    write_down(key)
+    while not (FOLDER / f"go-{os.getpid()}").exists():
+        time.sleep(0.02)
+    if how == "exit":
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_down(key: str) -> None:
+    at = time.monotonic()
+    with (FOLDER / f"ran-{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps({"key": key, "at": at}) + "\n")

@@ -371,38 +371,6 @@ async def test_what_was_declared_across_a_forget_is_not_believed(ladder, channel
     assert channels.opened > opened
 
 
-# --- a broker that dies
-
-
-@pytest.mark.prove
-async def test_a_killed_broker_makes_delayed_messages_late_but_loses_none(private_node):
-    """SIGKILL with messages at every level, half of which become due while the broker is away.
-
-    Those that it was handing down wait until at-least-once dead-lettering sends them again: up to about 3 minutes.
-    """
-    administration = Administration("asyncq test admin", ConnectOptions(parse_urls(private_node.url), 10, 10))
-    await declare(administration.channel, "mail")
-    ladder = Ladder(NAMES, administration.channel)
-    chance = random.Random(4711)
-    delays = [chance.uniform(0.5, 30.0) for _ in range(300)]
-    keys = [await ladder.prepare("mail", Delay(delay_s)) for delay_s in delays]
-    async with await aio_pika.connect(private_node.url) as connection:
-        before = Foreign(await connection.channel(on_return_raises=True))
-        await asyncio.gather(*map(before.send, keys, delays))
-        await eventually(lambda: time.monotonic() > min(at for at, _ in before.sent.values()) + 2)  # some are under way
-        private_node.kill()
-    await asyncio.to_thread(private_node.restart)
-    async with await aio_pika.connect(private_node.url) as connection:
-        after = Foreign(await connection.channel(), sent=before.sent)
-        await after.collect("mail")
-        await eventually(lambda: set(after.arrived) == set(after.sent), 300, message="all have arrived")
-    late = sorted(after.late_s())
-    twice = sum(len(arrivals) > 1 for arrivals in after.arrived.values())
-    print(f"late by {late[0]:.3f} to {late[-1]:.1f} s, half below {late[150]:.3f} s; twice: {twice}")
-    assert late[0] >= 0
-    await administration.close()
-
-
 async def _ready(management, queue: str, count: int) -> bool:
     return await management.ready(queue) == count
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Never, NewType, NoReturn, Optional, Union
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -337,7 +337,6 @@ json_values = strategies.recursive(
     price=strategies.decimals(allow_nan=False, allow_infinity=False),
     table=strategies.dictionaries(strategies.integers(), strategies.binary()),
 )
-@settings(deadline=None, max_examples=200)
 def test_any_value_arrives(**sent: Any):
     """Whatever Hypothesis thinks of."""
 

@@ -1,25 +1,19 @@
-"""The delay ladder's arithmetic: never early, rounded only as far as allowed, and every path complete.
+"""The delay ladder's arithmetic, by tables: digits, rounding, keys and arguments.
 
-The last tests let a message walk through the plan by the rules of AMQP: bindings of a topic exchange, dead-lettering
-with the key kept, alternate exchanges.
+test_properties_ladder.py tests it for any delay and any queue.
 """
 
 import math
-from collections.abc import Iterator
-from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from asyncq.broker import Delay
 from asyncq.errors import InvalidOption
 from asyncq.queue_names import MAX_QUEUE_NAME_BYTES
-from asyncq.rabbitmq.declarations import BindingDeclaration, ExchangeDeclaration, Plan, QueueDeclaration
+from asyncq.rabbitmq.declarations import QueueDeclaration
 from asyncq.rabbitmq.delay_routing import (
     MAX_DELAY_S,
     MAX_UNITS,
-    UNIT_MS,
     Stop,
     digits,
     entry_key,
@@ -27,20 +21,9 @@ from asyncq.rabbitmq.delay_routing import (
     rounded_units,
     stops,
 )
-from asyncq.rabbitmq.topology import Names, destination_binding
+from asyncq.rabbitmq.topology import Names
 
 NAMES = Names()
-ALL_UNITS = st.one_of(
-    st.integers(1, MAX_UNITS),
-    # Numbers with many zeros: the passing on is where a path can be incomplete.
-    st.lists(st.sampled_from("0000123f"), min_size=8, max_size=8).map(lambda d: int("".join(d), 16)).filter(bool),
-)
-SECONDS = st.one_of(
-    st.floats(0, MAX_DELAY_S, allow_nan=False),
-    st.decimals(0, "100000", places=3).map(float),
-    st.integers(0, 40_000_000).map(float),
-)
-QUEUES = st.from_regex(r"\A[A-Za-z0-9._-]{1,40}\Z")
 
 
 @pytest.mark.parametrize(
@@ -102,30 +85,6 @@ def test_the_refusal_names_the_longest_delay():
         rounded_units(Delay(1e9))
 
 
-@given(SECONDS)
-def test_an_exact_delay_is_never_early_and_less_than_10_ms_late(seconds):
-    """Zero alone becomes a whole unit."""
-    late_ms = rounded_units(Delay(seconds)) * UNIT_MS - Fraction(str(seconds)) * 1000
-    assert 0 <= late_ms < UNIT_MS or (seconds == 0 and late_ms == UNIT_MS)
-
-
-@given(SECONDS, SECONDS)
-def test_a_rounded_delay_keeps_all_its_bounds(seconds, at_most_s):
-    """Never early; at most 1/16 late beyond the unit; never past its limit, unless the delay is past it itself."""
-    exact = rounded_units(Delay(seconds))
-    rounded = rounded_units(Delay(seconds, at_most_s))
-    assert rounded >= exact
-    assert (rounded - exact) * 16 <= exact
-    assert rounded == exact or rounded * UNIT_MS <= Fraction(str(at_most_s)) * 1000
-
-
-@given(SECONDS)
-def test_a_rounded_delay_with_room_takes_at_most_two_hops(seconds):
-    """Two digits are two queues."""
-    assume(seconds * 17 / 16 + 1 < MAX_DELAY_S)
-    assert len(stops(rounded_units(Delay(seconds, MAX_DELAY_S)))) <= 2
-
-
 @pytest.mark.parametrize(
     ("units", "text", "key", "way"),
     [
@@ -142,106 +101,9 @@ def test_digits_key_and_stops_are_these(units, text, key, way):
     assert stops(units) == way
 
 
-@given(ALL_UNITS)
-def test_each_stop_makes_good_the_millisecond_that_its_clock_can_lose(units):
-    """A message that arrives at 0.9 ms past a tick of the broker's clock has lost 0.9 ms of its stay."""
-    way = stops(units)
-    shortest_ms = sum(stop.ttl_ms - 1 for stop in way)
-    assert shortest_ms == units * UNIT_MS
-
-
 def test_the_longest_key_fits_into_255_bytes():
     """AMQP's limit for a routing key."""
     assert len(entry_key(MAX_UNITS, "q" * MAX_QUEUE_NAME_BYTES)) <= 255
-
-
-# --- a message walks through the plan
-
-
-def matches(pattern: list[str], words: list[str]) -> bool:
-    """AMQP's topic rule: `*` is one word, `#` any number; words may be empty."""
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return any(matches(pattern[1:], words[skip:]) for skip in range(len(words) + 1))
-    return bool(words) and pattern[0] in {"*", words[0]} and matches(pattern[1:], words[1:])
-
-
-def routed(plan: Plan, exchange: str, key: str) -> set[str]:
-    """Return the queues that a publish reaches, through exchanges bound to exchanges."""
-    reached: set[str] = set()
-    for part in plan:
-        if not isinstance(part, BindingDeclaration) or part.exchange != exchange:
-            continue
-        if matches(part.key.split("."), key.split(".")):
-            reached |= {part.destination} if part.kind == "queue" else routed(plan, part.destination, key)
-    return reached
-
-
-def walk(plan: Plan, key: str) -> Iterator[tuple[str, int]]:
-    """Yield each queue that the message comes to, with its TTL; 0 for the queue where it stays."""
-    queues = {part.name: part.arguments for part in plan if isinstance(part, QueueDeclaration)}
-    exchange = NAMES.delay_enter
-    while True:
-        (name,) = routed(plan, exchange, key)
-        arguments = queues[name]
-        if "x-message-ttl" not in arguments:
-            yield name, 0
-            return
-        yield name, int(arguments["x-message-ttl"])
-        exchange = str(arguments["x-dead-letter-exchange"])
-
-
-def with_destinations(plan: Plan, *names: str) -> Plan:
-    return (*plan, *(QueueDeclaration(name) for name in names), *(destination_binding(NAMES, name) for name in names))
-
-
-@given(ALL_UNITS, QUEUES)
-@settings(max_examples=300)
-def test_the_path_of_every_delay_is_complete(units, queue):
-    """Each step leads to exactly one queue, the last one to the destination, and the times add up."""
-    plan = with_destinations(path_plan(NAMES, units), queue)
-    *way, (last, _) = walk(plan, entry_key(units, queue))
-    assert last == queue
-    assert [name for name, _ in way] == [NAMES.delay_queue(stop.level, stop.digit) for stop in stops(units)]
-    assert sum(ttl for _, ttl in way) == units * UNIT_MS + len(way)
-
-
-@given(st.lists(ALL_UNITS, min_size=2, max_size=5), QUEUES)
-def test_paths_do_not_disturb_each_other(many, queue):
-    """With the declarations of other delays beside it, each message still goes its own way, and only that."""
-    plan: Plan = tuple(part for units in many for part in path_plan(NAMES, units))
-    plan = with_destinations(tuple(dict.fromkeys(plan)), queue)
-    for units in many:
-        *way, (last, _) = walk(plan, entry_key(units, queue))
-        assert last == queue
-        assert sum(ttl for _, ttl in way) == units * UNIT_MS + len(way)
-
-
-@pytest.mark.parametrize(
-    "queue", ["mail", "a.mail", "a..mail", ".mail", "mail.", "0.mail", "1.2.3.4.5.6.7.8", ".", "-"]
-)
-def test_a_queue_gets_only_what_is_for_it(queue):
-    """Queues whose names are the ends, or look like the digits, of others' keys get nothing of theirs."""
-    others = ["mail", "a.mail", "a..mail", ".mail", "mail.", "0.mail", "1.2.3.4.5.6.7.8", ".", "..", "-", "8"]
-    plan = with_destinations(path_plan(NAMES, 0x12345678), *dict.fromkeys([queue, *others]))
-    assert [name for name, _ in walk(plan, entry_key(0x12345678, queue))][-1] == queue
-
-
-@given(ALL_UNITS)
-def test_every_exchange_of_the_ladder_but_the_first_parks_what_it_cannot_route(units):
-    """A hole in the path must not block the queue above it; at the entry the publisher must hear of it."""
-    for part in path_plan(NAMES, units):
-        if isinstance(part, ExchangeDeclaration) and part.name not in {NAMES.delay_enter, NAMES.unroutable}:
-            assert part.arguments == {"alternate-exchange": NAMES.unroutable}
-
-
-@given(ALL_UNITS)
-def test_the_way_in_opens_last(units):
-    """While anything is missing, no message can be in the ladder for it."""
-    plan = path_plan(NAMES, units)
-    ways_in = [part for part in plan if isinstance(part, BindingDeclaration) and part.exchange == NAMES.delay_enter]
-    assert ways_in == [plan[-1]]
 
 
 def test_a_ladder_queue_loses_nothing_and_ends_no_delay_early():

@@ -10,7 +10,7 @@ import pytest
 from pamqp import commands, decode, encode, frame, header
 
 from asyncq.message import Message, copy_of
-from asyncq.rabbitmq.properties import message_from, properties_from
+from asyncq.rabbitmq.properties import message_from, properties_from, read_message, written_message
 from asyncq.rabbitmq.tables import read_table, read_text, table
 
 
@@ -111,6 +111,18 @@ def test_a_timestamp_that_no_datetime_can_express_is_left_out(seconds: int) -> N
     properties = commands.Basic.Properties()
     properties.unmarshal(flags, struct.pack(">Q", seconds))
     assert message_from(properties, b"").timestamp_ms is None
+
+
+@pytest.mark.parametrize("number", [2**32 - 1, 2**32 * 1000, 253_402_300_799_000, 253_402_300_000])
+def test_a_time_is_the_same_in_each_copy(number: int) -> None:
+    """A number of more than 32 bits is read as milliseconds, and seconds are written: after 2106 they are as large."""
+    flags = commands.Basic.Properties.flags["timestamp"]
+    properties = commands.Basic.Properties()
+    properties.unmarshal(flags, struct.pack(">Q", number))
+    message = message_from(properties, b"")
+    assert read_message(written_message(message), b"").timestamp_ms == message.timestamp_ms
+    first = through_a_frame(raw_table((b"at", b"T" + struct.pack(">Q", number)))).headers
+    assert through_a_frame(table(first)).headers == first
 
 
 def test_numbers_with_a_fraction_come_back_as_they_were() -> None:

@@ -18,7 +18,6 @@ from asyncq.rabbitmq import tables
 __all__ = ["message_from", "properties_from", "read_message", "written_message"]
 
 _PERSISTENT = 2
-_MAX_EPOCH_S = 253_402_300_799  # the last second that a datetime can express
 
 tables.install()
 
@@ -92,4 +91,4 @@ def _epoch_ms(timestamp: datetime | None) -> int | None:
     if timestamp.tzinfo is None:
         timestamp = timestamp.replace(tzinfo=UTC)
     seconds = timestamp.timestamp()
-    return int(seconds * 1000) if 0 <= seconds <= _MAX_EPOCH_S else None
+    return int(seconds * 1000) if 0 <= seconds <= tables.LATEST_SECOND else None

@@ -22,7 +22,7 @@ from typing import Any
 
 from pamqp import decode, encode
 
-__all__ = ["install", "read_table", "read_text", "table"]
+__all__ = ["LATEST_SECOND", "install", "read_table", "read_text", "table"]
 
 _MAX_DEPTH = 32
 _SHORT_TEXT_BYTES = 255
@@ -30,6 +30,8 @@ _KEY_BYTES = 128
 _LARGEST_SCALAR_BYTES = 8
 _MAX_INTEGER = 2**63 - 1
 _LATEST = datetime.max.replace(tzinfo=UTC)
+LATEST_SECOND = 2**32 - 1
+"""In the year 2106. pamqp takes larger numbers for milliseconds: a later time would be another one in each copy."""
 
 _LENGTH = struct.Struct(">I")
 _DOUBLE = struct.Struct(">d")
@@ -133,9 +135,9 @@ _SIZED = {
 
 
 def _header_time(value: bytes) -> datetime | int:
-    """Return the time, or its number where no `datetime` can express it: as that it can be passed on."""
+    """Return the time, or its number where no copy could carry the time: as that it can be passed on."""
     time = read_time(value)[1]
-    return min(_TIME.unpack(value)[0], _MAX_INTEGER) if time is _LATEST else time
+    return min(_TIME.unpack(value)[0], _MAX_INTEGER) if time.timestamp() > LATEST_SECOND else time
 
 
 def _length(value: bytes, at: int) -> int:
