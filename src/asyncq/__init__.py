@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncq.app import AsyncQ
+    from asyncq.breaker import CircuitBreaker
     from asyncq.context import TaskContext, current_context
     from asyncq.errors import (
         AsyncQError,
@@ -45,6 +46,7 @@ __all__ = [
     "AsyncQ",
     "AsyncQError",
     "BrokerError",
+    "CircuitBreaker",
     "Exponential",
     "Fixed",
     "Linear",
@@ -77,6 +79,7 @@ _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
     "BrokerError": "asyncq.errors",
+    "CircuitBreaker": "asyncq.breaker",
     "Exponential": "asyncq.retry",
     "Fixed": "asyncq.retry",
     "Linear": "asyncq.retry",

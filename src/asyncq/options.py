@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 
+from asyncq.breaker import CircuitBreaker
 from asyncq.errors import InvalidOption
 from asyncq.message import LATEST_MS, MAX_HEADERS_BYTES, RESERVED_HEADER_PREFIX, HeaderValue, headers_size
 from asyncq.queue_names import check_queue_name
@@ -45,9 +46,11 @@ class QueueOptions(TypedDict, total=False):
     Attributes:
         retry: The policies of tasks that come out of this queue and have none of their own. None, or an empty list:
             there is no retry, whatever the app's default says.
+        breaker: When this queue's slots pause. None: never, whatever the app's default says.
     """
 
     retry: RetryPolicy | Sequence[RetryPolicy] | None
+    breaker: CircuitBreaker | None
 
 
 class SendOptions(TypedDict, total=False):

@@ -32,6 +32,7 @@ THEMES: Final = (
     "results",
     "retries",
     "intake",
+    "breaker",
     "working",
 )
 
