@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from asyncq.breaker import BreakerDefaults
 from asyncq.broker import Address, DeadLetter, Delay, Identity, Publication, Queue, QueueSpec, ReplyTo
 from asyncq.errors import AsyncQError, LeaseLost
 from asyncq.memory.broker import MemoryBroker
@@ -230,6 +231,7 @@ class App:
     broker: WatchedBroker
     settings: Settings
     retry_defaults: RetryDefaults = field(default_factory=RetryDefaults)
+    breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

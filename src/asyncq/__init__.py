@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncq.app import AsyncQ
+    from asyncq.breaker import CircuitBreaker
     from asyncq.context import TaskContext, current_context
     from asyncq.dead_letters.filters import DeadLetterFilter
     from asyncq.dead_letters.reports import PurgeReport, ReplayReport
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncQ",
     "AsyncQError",
     "BrokerError",
+    "CircuitBreaker",
     "DeadLetterFilter",
     "Exponential",
     "FailedTask",
@@ -86,6 +88,7 @@ _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
     "BrokerError": "asyncq.errors",
+    "CircuitBreaker": "asyncq.breaker",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
     "Exponential": "asyncq.retry",
     "FailedTask": "asyncq.failed_task",

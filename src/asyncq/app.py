@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from asyncq.breaker import DEFAULT_BREAKER, CircuitBreaker, breaker_defaults_of
 from asyncq.broker import Broker, Identity, QueueSpec
 from asyncq.client import Client
 from asyncq.clock import Clock, SystemClock
@@ -53,6 +54,8 @@ class AsyncQ(TaskRegistry):
         include: Modules with more of its tasks; a worker imports them before it consumes.
         retry: The retry policies of tasks that have none of their own: one, or several. Without it, and without
             those of the queue, a failure is final.
+        breaker: When the slots of a queue pause, because nearly every delivery fails; None for never. Queues may
+            have their own.
         queues: What is special about some queues, by their names; see `asyncq.options.QueueOptions`.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
@@ -75,6 +78,7 @@ class AsyncQ(TaskRegistry):
         broker: str | BrokerFactory | None = None,
         include: Sequence[str] = (),
         retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        breaker: CircuitBreaker | None = DEFAULT_BREAKER,
         queues: Mapping[str, QueueOptions] | None = None,
         **settings: Any,
     ) -> None:
@@ -82,6 +86,7 @@ class AsyncQ(TaskRegistry):
         url = broker if isinstance(broker, str) else None
         self.settings = load_settings(**({"broker_url": url} if url is not None else {}), **settings)
         self.retry_defaults = retry_defaults_of(retry, queues or {})
+        self.breakers = breaker_defaults_of(breaker, queues or {})
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()

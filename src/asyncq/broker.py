@@ -219,7 +219,7 @@ class Subscription(Protocol):
         ...
 
     async def pause(self) -> None:
-        """Take nothing new."""
+        """Take nothing new, and start nothing from this moment on: what was brought already is kept for `resume()`."""
         ...
 
     async def resume(self) -> None:

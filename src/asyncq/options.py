@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from asyncq.breaker import CircuitBreaker
 from asyncq.callback import Callback, CallsBack
 from asyncq.errors import InvalidOption
 from asyncq.headers import own_headers, text_size
@@ -55,9 +56,11 @@ class QueueOptions(TypedDict, total=False):
     Attributes:
         retry: The policies of tasks that come out of this queue and have none of their own. None, or an empty list:
             there is no retry, whatever the app's default says.
+        breaker: When this queue's slots pause. None: never, whatever the app's default says.
     """
 
     retry: RetryPolicy | Sequence[RetryPolicy] | None
+    breaker: CircuitBreaker | None
 
 
 class SendOptions(TypedDict, total=False):

@@ -15,6 +15,7 @@ PUBLIC = [
     "AsyncQ",
     "AsyncQError",
     "BrokerError",
+    "CircuitBreaker",
     "DeadLetterFilter",
     "Exponential",
     "FailedTask",

@@ -101,6 +101,7 @@ class MemorySubscription:
         self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[MemoryDelivery | None] = asyncio.Queue()
+        self._kept: list[MemoryDelivery] = []  # while paused: brought, and not started
         self._unsettled: set[MemoryDelivery] = set()
         self._held = 0
         self._paused = False
@@ -147,11 +148,17 @@ class MemorySubscription:
 
     async def pause(self) -> None:
         """See `asyncq.broker.Subscription.pause`."""
-        self._paused = True
+        with self._node.changing():
+            self._paused = True
+            self._kept += self._unstarted()
 
     async def resume(self) -> None:
         """See `asyncq.broker.Subscription.resume`."""
-        self._paused = False
+        with self._node.changing():
+            self._paused = False
+            kept, self._kept = self._kept, []
+            for delivery in kept:
+                self._arrived.put_nowait(delivery)
         self._dispatch()
 
     async def stop(self) -> None:
@@ -161,9 +168,9 @@ class MemorySubscription:
         self._stopped = True
         with self._node.changing():
             self._leave()
-        while not self._arrived.empty():
-            delivery = self._arrived.get_nowait()
-            if delivery is not None and not delivery.is_lost:
+            unstarted, self._kept = [*self._kept, *self._unstarted()], []
+        for delivery in unstarted:
+            if not delivery.is_lost:
                 await delivery.release()
         self._finish(None)
 
@@ -211,6 +218,19 @@ class MemorySubscription:
         if queue is not None:
             queue.unsubscribe(self)
 
+    def _unstarted(self) -> list[MemoryDelivery]:
+        """Take out what waits for a slot. The end of the iteration stays."""
+        unstarted, ended = [], False
+        while not self._arrived.empty():
+            delivery = self._arrived.get_nowait()
+            if delivery is None:
+                ended = True
+            else:
+                unstarted.append(delivery)
+        if ended:
+            self._arrived.put_nowait(None)
+        return unstarted
+
     def _finish(self, error: AsyncQError | None) -> None:
         self._end = self._end or error
         self._arrived.put_nowait(None)
@@ -224,11 +244,23 @@ class MemorySubscription:
             return False
         return len(self._unsettled) + self._held < self._slots
 
+    @property
+    def kept(self) -> int:
+        """See `asyncq.memory.queues.Consumer.kept`."""
+        return sum(not delivery.is_lost for delivery in self._kept)
+
     def take(self, stored: Stored) -> None:
         """See `asyncq.memory.queues.Consumer.take`."""
         delivery = MemoryDelivery(self, stored)
         self._unsettled.add(delivery)
-        self._node.call(self._loop, self._arrived.put_nowait, delivery)
+        self._node.call(self._loop, self._arrive, delivery)
+
+    def _arrive(self, delivery: MemoryDelivery) -> None:
+        if self._paused:  # another thread had handed it over before
+            with self._node.changing():
+                self._kept.append(delivery)
+        else:
+            self._arrived.put_nowait(delivery)
 
     def queue_gone(self) -> None:
         """See `asyncq.memory.queues.Consumer.queue_gone`."""

@@ -79,6 +79,11 @@ class MemoryMailbox:
         """See `asyncq.memory.queues.Consumer.wants`."""
         return True
 
+    @property
+    def kept(self) -> int:
+        """See `asyncq.memory.queues.Consumer.kept`: a mailbox is never paused."""
+        return 0
+
     def take(self, stored: Stored) -> None:
         """See `asyncq.memory.queues.Consumer.take`."""
         item = self._queue, read_message(stored.properties, stored.body)

@@ -107,9 +107,7 @@ class MemoryNode:
     def busy(self) -> int:
         """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
         with self._lock:
-            return sum(
-                queue.unsettled + (len(queue.ready) if queue.is_wanted else 0) for queue in self._queues.values()
-            )
+            return sum(queue.busy for queue in self._queues.values())
 
     def browse(self, queue: str) -> tuple[Stored, ...] | None:
         """Return what is ready, oldest first; None where there is no such queue."""

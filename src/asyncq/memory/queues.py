@@ -47,6 +47,11 @@ class Consumer(Protocol):
         """Whether a slot is free and may be filled."""
         ...
 
+    @property
+    def kept(self) -> int:
+        """How many messages it has taken and keeps while it is paused."""
+        ...
+
     def take(self, stored: Stored) -> None:
         """Take one message; it is the consumer's until it is settled or given back."""
         ...
@@ -82,6 +87,12 @@ class MemoryQueue:
     def is_wanted(self) -> bool:
         """Whether somebody would take another message at once."""
         return any(consumer.wants for consumer in self._consumers)
+
+    @property
+    def busy(self) -> int:
+        """How many messages are being worked on, or would be at once."""
+        kept = sum(consumer.kept for consumer in self._consumers)
+        return self.unsettled - kept + (len(self.ready) if self.is_wanted else 0)
 
     def put(self, stored: Stored) -> None:
         """Take in a message at the end, and hand out what can be."""

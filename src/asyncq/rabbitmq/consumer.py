@@ -147,6 +147,7 @@ class RabbitSubscription:
         self._link = link
         self._tags = tags
         self._deliveries: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
+        self._kept: list[RabbitDelivery] = []  # while paused: brought, and not started
         self._slots: dict[int, _Slot] = {}
         self._by_tag: dict[str, _Slot] = {}
         self._recoveries = 0
@@ -200,11 +201,16 @@ class RabbitSubscription:
     async def pause(self) -> None:
         """See `asyncq.broker.Subscription.pause`."""
         self._paused = True
-        await self._adjust_all()
+        self._kept += self._unstarted()
+        with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts none of them again
+            await self._adjust_all()
 
     async def resume(self) -> None:
         """See `asyncq.broker.Subscription.resume`."""
         self._paused = False
+        kept, self._kept = self._kept, []
+        for delivery in kept:
+            self._deliveries.put_nowait(delivery)
         with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
             await self._adjust_all()
 
@@ -214,10 +220,8 @@ class RabbitSubscription:
             return
         self._stopped = True
         await self._adjust_all()
-        unstarted = []
-        while not self._deliveries.empty():
-            if (delivery := self._deliveries.get_nowait()) is not None and not delivery.is_lost:
-                unstarted.append(delivery)
+        unstarted = [item for item in (*self._kept, *self._unstarted()) if not item.is_lost]
+        self._kept = []
         for result in await asyncio.gather(*(item.release() for item in unstarted), return_exceptions=True):
             if isinstance(result, BaseException):
                 log.warning("a delivery could not be handed back, the broker does it", cause=str(result))
@@ -233,6 +237,19 @@ class RabbitSubscription:
         self._held.discard(number)
         with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
             await self._adjust(self._slots[number])
+
+    def _unstarted(self) -> list[RabbitDelivery]:
+        """Take out what waits for a slot. The end of the iteration stays."""
+        unstarted, ended = [], False
+        while not self._deliveries.empty():
+            delivery = self._deliveries.get_nowait()
+            if delivery is None:
+                ended = True
+            else:
+                unstarted.append(delivery)
+        if ended:
+            self._deliveries.put_nowait(None)
+        return unstarted
 
     def _finish(self, error: AsyncQError | None) -> None:
         self._end = self._end or error
@@ -341,7 +358,11 @@ class RabbitSubscription:
         slot = self._by_tag.get(frame.consumer_tag or "")
         if slot is None or slot.channel is not delivered.channel or frame.delivery_tag is None:
             return  # of an earlier channel: the broker has taken it back already
-        self._deliveries.put_nowait(RabbitDelivery(self, slot, delivered, frame.delivery_tag))
+        delivery = RabbitDelivery(self, slot, delivered, frame.delivery_tag)
+        if self._paused:  # it was on its way
+            self._kept.append(delivery)
+        else:
+            self._deliveries.put_nowait(delivery)
 
     def _on_cancel(self, frame: commands.Basic.Cancel) -> None:
         slot = self._by_tag.pop(frame.consumer_tag or "", None)

@@ -7,10 +7,11 @@
 
 The pytest plugin makes fixtures of the same parts.
 
-Idle means: no message is worked on, and none waits for a worker that would take it. Four things do not count,
+Idle means: no message is worked on, and none waits for a worker that would take it. Five things do not count,
 because only the clock can move them: what waits for its time, what hangs by `faults.hang`, a task that waits for the
-result of another one, and what waits for a slot that one of those occupies. A task that waits for another one and
-does real work beside that, as by `gather`, counts as waiting: time can jump while it works.
+result of another one, what waits for a slot that one of those occupies, and what waits for slots that a circuit
+breaker pauses. A task that waits for another one and does real work beside that, as by `gather`, counts as waiting:
+time can jump while it works.
 
 The clock moves delays, backoffs and time limits. How long a test waits for a result, as by `call` and
 `result(timeout=...)`, is real time.

@@ -13,6 +13,7 @@ import anyio
 from asyncq.broker import Broker, QueueSpec, Subscription
 from asyncq.errors import BrokerError, BrokerRefused, QueueGone, TopologyMismatch, UsageError
 from asyncq.loggers import get_logger
+from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.slot import Slot
 
 __all__ = ["QueueConsumer"]
@@ -32,17 +33,21 @@ class QueueConsumer:
         spec: The queue, as it is declared again after a deletion.
         slots: How many deliveries are worked on at once.
         slot: What is done with each.
+        breaker: Pauses the slots; None where nothing does.
 
     Attributes:
         ended: Set when nothing of this queue runs here any more, and nothing will: `run` has ended, or `stop` came
             while there was no subscription.
     """
 
-    def __init__(self, broker: Broker, spec: QueueSpec, slots: int, slot: Slot) -> None:
+    def __init__(
+        self, broker: Broker, spec: QueueSpec, slots: int, slot: Slot, breaker: QueueBreaker | None = None
+    ) -> None:
         self._broker = broker
         self._spec = spec
         self._slots = slots
         self._slot = slot
+        self._breaker = breaker
         self._subscription: Subscription | None = None
         self._stopping = asyncio.Event()
         self.ended = asyncio.Event()
@@ -58,6 +63,8 @@ class QueueConsumer:
         try:
             await self._keep_consuming()
         finally:
+            if self._breaker is not None:
+                self._breaker.close()
             self.ended.set()
 
     async def _keep_consuming(self) -> None:
@@ -90,6 +97,8 @@ class QueueConsumer:
     async def stop(self) -> None:
         """Take nothing new, and hand back what was not started. `ended` is set when the slots have finished."""
         self._stopping.set()
+        if self._breaker is not None:
+            self._breaker.close()
         if self._subscription is None:
             self.ended.set()
         else:
@@ -105,6 +114,8 @@ class QueueConsumer:
         async with self._broker.consume(self._spec.name, slots=self._slots) as subscription:
             self._subscription = subscription
             try:
+                if self._breaker is not None:
+                    await self._breaker.attach(subscription)
                 if self._stopping.is_set():
                     await subscription.stop()
                 async with anyio.create_task_group() as loops:
@@ -112,13 +123,15 @@ class QueueConsumer:
                         loops.start_soon(self._loop, subscription, errors)
             finally:
                 self._subscription = None
+                if self._breaker is not None:
+                    self._breaker.detach()
         if errors:
             raise errors[0]
 
     async def _loop(self, subscription: Subscription, errors: list[Exception]) -> None:
         """One slot's loop. Its error is noted, not raised: it must not cancel what the other slots run."""
         try:
-            await self._slot.loop(subscription)
+            await self._slot.loop(subscription, self._breaker)
         except Exception as error:  # noqa: BLE001 - raised by `_consume`, once the other slots have ended
             errors.append(error)
             await subscription.stop()

@@ -17,6 +17,7 @@ from asyncq.outcome import Failed, Failure, LostLease, Outcome
 from asyncq.worker.attempt import Attempt
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.execution import Executed, Execution
+from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.report import Report
 from asyncq.worker.settlement import Settlement
 
@@ -44,17 +45,21 @@ class Slot:
         self._clock = clock
         self._report = Report()
 
-    async def loop(self, subscription: Subscription) -> None:
+    async def loop(self, subscription: Subscription, breaker: QueueBreaker | None = None) -> None:
         """Work until the subscription ends.
+
+        Args:
+            subscription: Where deliveries come from.
+            breaker: Hears how each of them has ended.
 
         Raises:
             QueueGone: Its queue was deleted.
             BrokerError: The broker will not have us any more.
         """
         async for delivery in subscription:
-            await self.handle(delivery)
+            await self.handle(delivery, breaker)
 
-    async def handle(self, delivery: Delivery) -> None:
+    async def handle(self, delivery: Delivery, breaker: QueueBreaker | None = None) -> None:
         """Execute one delivery and settle it. Raises nothing."""
         started = self._clock.monotonic()
         executed = Executed(delivery, 1, LostLease())
@@ -69,6 +74,8 @@ class Slot:
             self._report.write(executed, outcome, self._clock.monotonic() - started)
         except Exception:
             log.exception("the end of a delivery could not be reported", queue=delivery.queue)
+        if breaker is not None:  # what it judges is the attempt, not what became of the message
+            await breaker.ended(executed.outcome, started)
         if executed.holding is not None:
             await self._keep_place(executed.holding, executed.delivery)
 

@@ -22,6 +22,7 @@ from typing import Protocol
 
 import anyio
 
+from asyncq.breaker import BreakerDefaults, BreakerState
 from asyncq.broker import Broker, QueueSpec
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
@@ -37,6 +38,7 @@ from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
+from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
@@ -73,6 +75,11 @@ class WorkerApp(Protocol):
         """The policies of tasks that have said nothing about theirs."""
         ...
 
+    @property
+    def breakers(self) -> BreakerDefaults:
+        """When the slots of its queues pause."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
@@ -99,12 +106,15 @@ class WorkerStats:
         threads_busy: How many threads run code, abandoned code included.
         overdue: How many attempts were given up, and their code goes on.
         outcomes: How many deliveries ended how: `Succeeded`, `RetryLater`, `Failed` ...
+        breakers: The state of each queue's circuit breaker: `closed`, `open` (its slots pause), `half-open` (the
+            first delivery after the pause decides). Queues without one are not in it.
     """
 
     running: int
     threads_busy: int
     overdue: int
     outcomes: Mapping[str, int]
+    breakers: Mapping[str, BreakerState]
 
 
 class Worker:
@@ -137,6 +147,11 @@ class Worker:
         self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
         self._attempts = Attempts(broker, clock)
         self._threads = ThreadPool(places=sum(queues.values()))
+        self._breakers = {
+            queue: QueueBreaker(queue, rules, clock)
+            for queue in queues
+            if (rules := app.breakers.of(queue)) is not None
+        }
         self._app = app
         self._queues = dict(queues)
         self._consumers: list[QueueConsumer] = []
@@ -180,6 +195,7 @@ class Worker:
             threads_busy=self._threads.busy,
             overdue=self._attempts.overdue,
             outcomes=dict(self._attempts.outcomes),
+            breakers={queue: breaker.state for queue, breaker in self._breakers.items()},
         )
 
     # --- life
@@ -197,7 +213,10 @@ class Worker:
         """
         await self._broker.ensure(self._specs)
         slot = self._make_slot()
-        self._consumers = [QueueConsumer(self._broker, spec, self._queues[spec.name], slot) for spec in self._specs]
+        self._consumers = [
+            QueueConsumer(self._broker, spec, self._queues[spec.name], slot, self._breakers.get(spec.name))
+            for spec in self._specs
+        ]
 
         async def consume(consumer: QueueConsumer) -> None:
             try:

@@ -34,6 +34,7 @@ THEMES: Final = (
     "retries",
     "callbacks",
     "intake",
+    "breaker",
     "working",
 )
 

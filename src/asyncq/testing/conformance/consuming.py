@@ -155,6 +155,86 @@ async def test_a_paused_subscription_takes_nothing_until_it_is_resumed(bench: Be
 
 
 @behaviour
+async def test_what_a_pause_finds_not_started_is_kept_for_the_resume_and_counts_nothing(bench: Bench) -> None:
+    """Whoever iterates gets nothing of it meanwhile; then each message comes once, before what is in the queue."""
+    async with bench.open() as broker, broker.consume(QUEUE, slots=3) as subscription:
+        ids = await put(broker, 5)
+        (started,) = await take(subscription, 1)
+        await asyncio.sleep(0.3)  # by now the others have arrived, and nobody has asked for them
+        await subscription.pause()
+        await nothing_comes(subscription)
+        await started.ack()
+        await nothing_comes(subscription)
+        await subscription.resume()
+        seen = [started]
+        for _ in range(4):
+            (delivery,) = await take(subscription, 1)
+            seen.append(delivery)
+            await delivery.ack()
+        assert [item.message.task_id for item in seen] == ids
+        assert [item.deliveries or 0 for item in seen] == [0] * 5
+        await nothing_comes(subscription)
+    assert await bench.count(QUEUE) == 0
+
+
+@behaviour
+async def test_a_pause_stops_also_what_is_on_its_way_to_a_slot_that_waits(bench: Bench) -> None:
+    """Messages that are published while it begins are not given to anybody before the resume."""
+    async with bench.open() as broker, broker.consume(QUEUE, slots=2) as subscription:
+        for round_ in range(5):
+            waiting = asyncio.ensure_future(anext(aiter(subscription)))
+            await asyncio.sleep(0)
+            publishing = asyncio.ensure_future(put(broker, 2, first=2 * round_))
+            await asyncio.sleep(0)
+            was_early = waiting.done()
+            await subscription.pause()
+            await publishing
+            await asyncio.wait({waiting}, timeout=0.1)
+            assert waiting.done() == was_early
+            await subscription.resume()
+            first = await asyncio.wait_for(waiting, WAIT_S)
+            for delivery in (first, *await take(subscription, 1)):
+                await delivery.ack()
+
+
+@behaviour
+async def test_a_slot_that_is_busy_over_a_pause_gets_no_second_delivery_by_the_resume(bench: Bench) -> None:
+    """Each slot holds one unsettled delivery, as ever."""
+    async with bench.open() as broker, broker.consume(QUEUE, slots=2) as subscription:
+        await put(broker, 5)
+        first, second = await take(subscription, 2)
+        for _ in range(3):
+            await subscription.pause()
+            await subscription.resume()
+        await nothing_comes(subscription)
+        await first.ack()
+        (third,) = await take(subscription, 1)
+        await nothing_comes(subscription)
+        await second.ack()
+        (fourth,) = await take(subscription, 1)
+        await nothing_comes(subscription)
+        assert [third.message.task_id, fourth.message.task_id] == ["task-2", "task-3"]
+
+
+@behaviour
+async def test_stop_hands_back_also_what_a_pause_has_kept(bench: Bench) -> None:
+    """It is there for others, as if nobody had taken it; and the iteration ends at once."""
+    async with bench.open() as broker:
+        ids = await put(broker, 3)
+        async with broker.consume(QUEUE, slots=2) as subscription:
+            await asyncio.sleep(0.3)  # by now two have arrived
+            await subscription.pause()
+            await subscription.stop()
+            with pytest.raises(StopAsyncIteration):
+                await anext(aiter(subscription))
+        async with broker.consume(QUEUE, slots=3) as again:
+            back = await take(again, 3)
+            assert sorted(item.message.task_id for item in back) == ids
+            assert [item.deliveries or 0 for item in back] == [0, 0, 0]
+            await nothing_comes(again)
+
+
+@behaviour
 async def test_the_last_of_pause_and_resume_counts(bench: Bench) -> None:
     """However they are mixed."""
     async with bench.open() as broker, broker.consume(QUEUE, slots=3) as subscription:

@@ -206,6 +206,38 @@ async def test_paused_and_held_slots_stay_so_after_a_lost_connection(bench: Benc
 
 
 @behaviour
+async def test_what_a_pause_has_kept_comes_again_after_a_lost_connection(bench: Bench) -> None:
+    """Once each, when it is resumed: the leases that were kept are gone."""
+    async with bench.open() as broker, broker.consume(QUEUE, slots=2) as subscription:
+        ids = await put(broker, 2, first=10)
+        await asyncio.sleep(0.3)  # by now they have arrived
+        await subscription.pause()
+        await bench.cut(broker)
+        await eventually(lambda: _can_publish(broker))  # a message more, or several, of another id
+        await nothing_comes(subscription)
+        await subscription.resume()
+        back: list[str] = []
+        while not set(ids) <= set(back):
+            (delivery,) = await take(subscription, 1)
+            back.append(delivery.message.task_id)
+            await delivery.ack()
+        assert [back.count(task_id) for task_id in ids] == [1, 1]
+
+
+@behaviour
+async def test_a_queue_that_is_deleted_in_a_pause_ends_the_iteration_after_it(bench: Bench) -> None:
+    """At the latest when it is resumed; whoever waits is told."""
+    async with bench.open() as broker, broker.consume(QUEUE, slots=2) as subscription:
+        await subscription.pause()
+        await bench.delete_queue(QUEUE)
+        waiting = [asyncio.ensure_future(anext(aiter(subscription))) for _ in range(2)]
+        await asyncio.sleep(0)
+        await subscription.resume()
+        for ended in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), WAIT_S):
+            assert isinstance(ended, QueueGone)
+
+
+@behaviour
 async def test_a_deleted_queue_ends_the_leases_of_its_deliveries(bench: Bench) -> None:
     """A late ack says so, though the message is gone with the queue."""
     async with bench.open() as broker, broker.consume(QUEUE, slots=2) as subscription:
