@@ -219,7 +219,10 @@ class Subscription(Protocol):
         ...
 
     async def pause(self) -> None:
-        """Take nothing new, and start nothing from this moment on: what was brought already is kept for `resume()`."""
+        """Start nothing from this moment on, and take nothing more than one message for each free slot.
+
+        What was brought and not started is kept for `resume()`.
+        """
         ...
 
     async def resume(self) -> None:

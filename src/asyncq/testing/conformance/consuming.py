@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
-from asyncq.broker import Queue, QueueSpec
+from asyncq.broker import Publication, Queue, QueueSpec
 from asyncq.errors import QueueGone
 from asyncq.testing.conformance.bench import (
     QUEUE,
@@ -195,6 +196,37 @@ async def test_a_pause_stops_also_what_is_on_its_way_to_a_slot_that_waits(bench:
             first = await asyncio.wait_for(waiting, WAIT_S)
             for delivery in (first, *await take(subscription, 1)):
                 await delivery.ack()
+
+
+@behaviour
+async def test_pauses_amid_the_work_count_no_message_as_returned_and_lose_none(bench: Bench) -> None:
+    """However often: what is on its way when a pause begins comes once, and as if nothing had been."""
+    async with bench.open() as broker:
+        messages = [make_message(number) for number in range(500)]
+        await broker.publish_many([Publication(item, Queue(QUEUE)) for item in messages], timeout_s=WAIT_S)
+        seen: list[str] = []
+        counted: list[str] = []
+        async with broker.consume(QUEUE, slots=4) as subscription:
+
+            async def loop() -> None:
+                async for delivery in subscription:
+                    seen.append(delivery.message.task_id)
+                    if delivery.deliveries:
+                        counted.append(delivery.message.task_id)
+                    await asyncio.sleep(random.uniform(0, 0.002))
+                    await delivery.ack()
+
+            loops = [asyncio.create_task(loop()) for _ in range(4)]
+            while len(seen) < len(messages):
+                await asyncio.sleep(random.uniform(0, 0.01))
+                await subscription.pause()
+                await asyncio.sleep(random.uniform(0, 0.005))
+                await subscription.resume()
+            await subscription.stop()
+            async with asyncio.timeout(WAIT_S):
+                await asyncio.gather(*loops)
+    assert sorted(seen) == sorted(item.task_id for item in messages)
+    assert counted == []
 
 
 @behaviour
