@@ -24,7 +24,7 @@ from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
 from asyncq.options import QueueOptions, Sending, SendOptions, retry_defaults_of
 from asyncq.queue_names import check_queue_name
-from asyncq.registry import TaskRegistry
+from asyncq.registry import TaskRegistry, queues_of
 from asyncq.results import ResultHandle
 from asyncq.retry import RetryPolicy
 from asyncq.settings import Settings, load_settings
@@ -187,7 +187,7 @@ class AsyncQ(TaskRegistry):
         return broker, Client(self.name, broker, self.settings, self._clock)
 
     def _queues(self) -> list[str]:
-        return sorted({task.queue for task in self.tasks.values()})
+        return queues_of(self.tasks)
 
     async def _leave(self) -> None:
         self._entered -= 1

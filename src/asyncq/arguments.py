@@ -28,7 +28,7 @@ from asyncq.annotations import (
     refuse_wrong_context,
     resolved,
 )
-from asyncq.body import WORKFLOW_PREFIX, arguments_in, object_of
+from asyncq.body import RESERVED_PREFIX, arguments_in, object_of
 from asyncq.codec import Codec, NotWritable, codec_for
 from asyncq.errors import TaskDefinitionError
 
@@ -163,7 +163,7 @@ class Arguments:
     def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read the body of a message.
 
-        Keys that begin with `$` belong to workflows, and are left out.
+        Keys that begin with `$` belong to asyncq, and are left out.
 
         Returns:
             The positional and the keyword arguments to call the function with.
@@ -175,7 +175,7 @@ class Arguments:
         codec = self._codec or self.resolve()
         # A JSON writer may escape the sign, too.
         if b'"$' in body or b'"\\u0024' in body:
-            body = _without_workflow_keys(body)
+            body = _without_reserved_keys(body)
         try:
             values = codec.read(body)
         except ValidationError:
@@ -249,10 +249,10 @@ class Arguments:
 
     def _refuse_wire_keys(self, keys: tuple[str, ...]) -> None:
         for key in keys:
-            if key.startswith(WORKFLOW_PREFIX):
+            if key.startswith(RESERVED_PREFIX):
                 raise TaskDefinitionError(
                     f"task {self._task!r}: an argument is called {key!r} in the message. "
-                    "Keys that begin with '$' belong to workflows; choose another alias."
+                    "Keys that begin with '$' belong to asyncq; choose another alias."
                 )
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
@@ -291,7 +291,7 @@ class Arguments:
             raise TypeError(f"{self._task}() missing {_count(len(missing), 'required argument')}: {', '.join(missing)}")
 
 
-def _without_workflow_keys(body: bytes) -> bytes:
+def _without_reserved_keys(body: bytes) -> bytes:
     """Return the body without the keys that begin with `$`; as it is where there are none."""
     message = object_of(body)
     kept = arguments_in(message)

@@ -12,9 +12,9 @@ from pydantic_core import from_json
 
 from asyncq.errors import MalformedMessage
 
-__all__ = ["FAILED", "ON_FAILURE", "WORKFLOW_PREFIX", "arguments_in", "object_of", "with_key"]
+__all__ = ["FAILED", "ON_FAILURE", "RESERVED_PREFIX", "arguments_in", "object_of", "with_key"]
 
-WORKFLOW_PREFIX = "$"
+RESERVED_PREFIX = "$"
 ON_FAILURE = "$on_failure"
 FAILED = "$failed"
 
@@ -38,7 +38,7 @@ def object_of(body: bytes) -> dict[str, Any]:
 
 def arguments_in(message: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments alone."""
-    return {key: value for key, value in message.items() if not key.startswith(WORKFLOW_PREFIX)}
+    return {key: value for key, value in message.items() if not key.startswith(RESERVED_PREFIX)}
 
 
 def with_key(body: bytes, key: str, value: bytes) -> bytes:

@@ -25,9 +25,11 @@ from asyncq.message import HeaderValue
 from asyncq.queue_names import check_queue_name
 from asyncq.signals import seconds_of
 
-__all__ = ["Callback", "CallsBack"]
+__all__ = ["DEEPEST", "Callback", "CallsBack", "callback_in"]
 
-_DEEPEST = 5
+DEEPEST = 5
+"""How many callbacks may follow from one task, each from the failure of the one before: two that call each other back
+would never come to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +69,10 @@ class Callback:
             value["on_failure"] = self.on_failure.value()
         return value
 
-    @classmethod
-    def in_body(cls, body: bytes) -> Callback | None:
-        """Return the callback that travels in a message's body, or None.
-
-        Raises:
-            MalformedMessage: What is there is no callback.
-        """
-        if b'on_failure"' not in body:
-            return None
-        try:
-            value = object_of(body).get(ON_FAILURE)
-        except MalformedMessage:
-            return None  # the message itself is refused for it
-        return None if value is None else _read(value)
+    @property
+    def depth(self) -> int:
+        """How many callbacks this is, those of its own included."""
+        return 1 if self.on_failure is None else 1 + self.on_failure.depth
 
 
 class CallsBack(Protocol):
@@ -91,9 +83,27 @@ class CallsBack(Protocol):
         ...
 
 
+def callback_in(body: bytes) -> tuple[bool, Callback | None]:
+    """Return whether a message's body says what is sent at a failure, and what; None for nothing.
+
+    Raises:
+        MalformedMessage: What is there is no callback.
+    """
+    if b'on_failure"' not in body:
+        return False, None
+    try:
+        message = object_of(body)
+    except MalformedMessage:
+        return False, None  # the message itself is refused for it
+    value = message.get(ON_FAILURE)
+    return ON_FAILURE in message, None if value is None else _read(value)
+
+
 def _read(value: Any, depth: int = 1) -> Callback:
     """Check what a foreign client may have written."""
-    if not isinstance(value, dict) or depth > _DEEPEST:
+    if depth > DEEPEST:
+        raise MalformedMessage(f"{ON_FAILURE} is nested too deep: callbacks of callbacks go {DEEPEST} deep.")
+    if not isinstance(value, dict):
         raise MalformedMessage(f"{ON_FAILURE} is no callback: an object with `task` and `queue` is wanted.")
     task, queue, arguments, inner = (value.get(key) for key in ("task", "queue", "arguments", "on_failure"))
     headers, delay_s = value.get("headers") or {}, value.get("delay") or 0.0

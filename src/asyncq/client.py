@@ -30,7 +30,7 @@ from asyncq.errors import (
     ReplyLost,
 )
 from asyncq.loggers import get_logger
-from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id
+from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id, root_id_of
 from asyncq.queue_names import check_queue_name
 from asyncq.results import PendingReply, ResultHandle
 from asyncq.settings import Settings
@@ -183,8 +183,8 @@ class Client:
             reply_to = (await self._open_mailbox()).address
             pending = self._expect(task_id)
         body = signature.body
-        if sending.on_failure is not None:
-            body = with_key(body, ON_FAILURE, sending.on_failure.to_json())
+        if sending.says_on_failure:
+            body = with_key(body, ON_FAILURE, b"null" if sending.on_failure is None else sending.on_failure.to_json())
         message = Message(
             type=signature.name,
             body=body,
@@ -272,4 +272,4 @@ def _lineage() -> dict[str, Any]:
         context = current_context()
     except NoContext:
         return {}
-    return {PARENT_ID: context.task_id, ROOT_ID: context.headers.get(ROOT_ID) or context.task_id}
+    return {PARENT_ID: context.task_id, ROOT_ID: root_id_of(context.message)}

@@ -28,7 +28,8 @@ class FailedTask(BaseModel):
         arguments: What it was sent with, as JSON; None where that cannot be read, or is too large to be sent on.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # A newer worker may tell more: an older one shall not refuse it.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
     task: str
     task_id: str

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 from asyncq.message import HISTORY, Headers, cut_text
 from asyncq.outcome import Failure
 
-__all__ = ["MAX_BYTES", "MAX_ENTRIES", "FailedAttempt", "history_of", "history_text"]
+__all__ = ["MAX_BYTES", "MAX_ENTRIES", "FailedAttempt", "history_of", "history_text", "last_failure"]
 
 MAX_ENTRIES = 10
 MAX_BYTES = 8 * 1024
@@ -71,6 +71,12 @@ def history_of(headers: Headers) -> tuple[FailedAttempt, ...]:
     newest = entries[-MAX_ENTRIES:]
     attempts = tuple(attempt for entry in newest if (attempt := _read(entry)) is not None)
     return attempts if len(attempts) == len(newest) else ()
+
+
+def last_failure(headers: Headers) -> Failure | None:
+    """Return what went wrong in the last attempt that failed, as far as the headers tell of it."""
+    history = history_of(headers)
+    return Failure(history[-1].type, history[-1].message) if history else None
 
 
 def history_text(history: Sequence[FailedAttempt]) -> str:

@@ -21,6 +21,7 @@ from asyncq.errors import MalformedMessage
 
 __all__ = [
     "ATTEMPT",
+    "CALLBACK_DEPTH",
     "CONTENT_TYPE_JSON",
     "DUE_AT",
     "EXPIRES_AT",
@@ -45,6 +46,7 @@ __all__ = [
     "first_at_ms_of",
     "headers_size",
     "new_id",
+    "root_id_of",
     "staged_until_ms_of",
     "unknown_since_ms_of",
 ]
@@ -54,6 +56,7 @@ CONTENT_TYPE_JSON = "application/json"
 RESERVED_HEADER_PREFIX = "asyncq-"
 ATTEMPT = "asyncq-attempt"
 UNKNOWN_SINCE = "asyncq-unknown-since"
+CALLBACK_DEPTH = "asyncq-callback-depth"
 DUE_AT = "asyncq-due-at"
 EXPIRES_AT = "asyncq-expires-at"
 FIRST_AT = "asyncq-first-at"
@@ -69,6 +72,7 @@ HeaderValue = Any
 Headers = Mapping[str, HeaderValue]
 
 _FOLLOWS = uuid.UUID("6f6b5b0e-9c1f-4a53-8f0c-5e1c2f0f9d11")
+_LONGEST_ID = 255
 _NEVER_COPIED = ("x-", "CC", "BCC")
 
 LATEST_MS = 253_402_300_799_999
@@ -132,9 +136,18 @@ def derived_id(task_id: str, position: str) -> str:
 
     Args:
         task_id: The task that it follows from.
-        position: What it is to that task: `on_failure` ...
+        position: What it is to that task: `$on_failure` ...
     """
     return str(uuid.uuid5(_FOLLOWS, f"{position} {task_id}"))
+
+
+def root_id_of(message: Message) -> str:
+    """Return the id of the first task of the family that a message belongs to.
+
+    What a foreign client has put there is believed only where it can be an id: it goes on to all that follows.
+    """
+    root_id = message.headers.get(ROOT_ID)
+    return root_id if isinstance(root_id, str) and 1 <= len(root_id) <= _LONGEST_ID else message.task_id
 
 
 def attempt_of(message: Message) -> int:

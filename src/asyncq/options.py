@@ -39,7 +39,8 @@ class TaskOptions(TypedDict, total=False):
         reply: Whether senders get a result back unless they say otherwise.
         on_failure: What is sent when the task has finally failed, unless the send says otherwise: a task, or a
             function, that takes a `FailedTask` as its only argument; or a signature, whose task finds it in
-            `ctx.failed`. A function becomes a task of its own, `<task>.on_failure`.
+            `ctx.failed`. A function becomes a task of its own, `<task>.on_failure`. Whether a task takes it is
+            checked when the app opens.
     """
 
     name: str
@@ -76,7 +77,7 @@ class SendOptions(TypedDict, total=False):
         reply: Whether a result comes back.
         timeout: How long `call` waits for the result, in seconds or as a `timedelta`.
         on_failure: What is sent when this task has finally failed, in place of what its declaration says: a task that
-            takes a `FailedTask`, or a signature.
+            takes a `FailedTask`, or a signature. None: nothing.
     """
 
     delay: float | timedelta
@@ -87,7 +88,7 @@ class SendOptions(TypedDict, total=False):
     headers: Mapping[str, str | int | float | bool]
     reply: bool
     timeout: float | timedelta
-    on_failure: CallsBack
+    on_failure: CallsBack | None
 
 
 def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
@@ -144,6 +145,7 @@ class Sending:
     reply: bool | None = None
     timeout_s: float | None = None
     on_failure: Callback | None = None
+    says_on_failure: bool = False
 
     @classmethod
     def of(cls, options: SendOptions) -> Sending:
@@ -171,6 +173,7 @@ class Sending:
             reply=_reply(options.get("reply")),
             timeout_s=None if timeout is None else seconds_of(timeout, "timeout="),
             on_failure=_on_failure(options.get("on_failure")),
+            says_on_failure="on_failure" in options,
         )
         is_relative = sending.expires_s is not None and sending.delay_s is not None
         is_absolute = sending.expires_ms is not None and sending.eta_ms is not None

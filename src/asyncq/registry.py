@@ -32,7 +32,7 @@ from asyncq.task import (
     make_task,
 )
 
-__all__ = ["ContextTaskDecorator", "TaskDecorator", "TaskRegistry"]
+__all__ = ["ContextTaskDecorator", "TaskDecorator", "TaskRegistry", "queues_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -234,6 +234,22 @@ class TaskRegistry:
         else:
             hint = "It has no tasks: import the module that declares them, or name it in AsyncQ(include=[...])."
         return f"The app {self.name!r} has no task {name!r}. {hint}"
+
+
+def queues_of(tasks: Mapping[str, AnyTask]) -> list[str]:
+    """Return the queues that these tasks are sent to: their own, and those where one calls another back.
+
+    Raises:
+        InvalidOption: What was given as an `on_failure=` cannot be a callback.
+    """
+    queues = {task.queue for task in tasks.values()}
+    for task in tasks.values():
+        callback = None if task.run.on_failure is None else task.run.on_failure.as_callback()
+        while callback is not None:
+            if callback.task in tasks:  # another app's queue is for that app to declare
+                queues.add(callback.queue)
+            callback = callback.on_failure
+    return sorted(queues)
 
 
 def _check_options(options: TaskOptions) -> None:

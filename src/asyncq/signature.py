@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar, Unpack
 
-from asyncq.callback import Callback
+from asyncq.callback import DEEPEST, Callback
 from asyncq.errors import InvalidOption
 from asyncq.options import Sending, SendOptions
 from asyncq.results import ResultHandle
@@ -77,9 +77,12 @@ def callback_of(task: str, queue: str, arguments: bytes | None, sending: Sending
                 f"on_failure={task!r}: a callback has no {option}=; it may have queue=, delay=, headers= and "
                 "on_failure= of its own."
             )
-    return Callback(
+    callback = Callback(
         task, sending.queue or queue, arguments, sending.headers, sending.delay_s or 0.0, sending.on_failure
     )
+    if callback.depth > DEEPEST:
+        raise InvalidOption(f"on_failure={task!r}: callbacks of callbacks go {DEEPEST} deep, and not {callback.depth}.")
+    return callback
 
 
 class Sender(Protocol):

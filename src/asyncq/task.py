@@ -166,11 +166,13 @@ class Task(Generic[P, R]):
 
         try:
             self.arguments.encode_named(EXAMPLE)
-        except (ValidationError, TypeError) as error:
-            raise InvalidOption(
-                f"on_failure={self!r}: its only parameter must take a FailedTask. For other arguments bind them, "
-                f"{self.__name__}.s(...), and read current_context().failed. ({_first_line(error)})"
-            ) from error
+        except Exception as error:
+            if not _is_about_arguments(error):
+                raise InvalidOption(
+                    f"on_failure={self!r}: its only parameter must take a FailedTask, or a model of some of its fields "
+                    f"with extra='ignore'. For other arguments bind them, {self.__name__}.s(...), and read "
+                    f"current_context().failed. ({_first_line(error)})"
+                ) from error
         return callback_of(self.name, self.queue, None, sending)
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending) -> Signature[R]:
@@ -265,11 +267,16 @@ def make_task(function: Callable[..., Any], declaration: Declaration, sender: Se
     return kinds[_is_async(function), declaration.pass_context](function, declaration, sender)
 
 
+def _is_about_arguments(error: Exception) -> bool:
+    """Tell whether only the failed task's arguments do not fit: the example has none, and a user's may be typed."""
+    return isinstance(error, ValidationError) and all("arguments" in item["loc"] for item in error.errors())
+
+
 def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         return f"{'.'.join(str(part) for part in first['loc']) or 'the arguments'}: {first['msg']}"
-    return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -7,15 +7,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
-from asyncq import AsyncQ, FailedTask, Reject, RetryPolicy, TaskContext, TaskFailed
+from asyncq import AsyncQ, FailedTask, Reject, RetryPolicy, Snooze, TaskContext, TaskExpired, TaskFailed
 from asyncq.body import with_key
-from asyncq.broker import Exchange, Publication
-from asyncq.callback import Callback
-from asyncq.errors import DuplicateTask, InvalidOption, MalformedMessage, MessageTooLarge, Refused, Unroutable
-from asyncq.message import PARENT_ID, ROOT_ID, derived_id
+from asyncq.broker import Exchange, Publication, Queue
+from asyncq.callback import Callback, callback_in
+from asyncq.errors import (
+    AccessRefused,
+    DuplicateTask,
+    InvalidOption,
+    MalformedMessage,
+    MessageTooLarge,
+    NotSent,
+    QueueGone,
+    Refused,
+    Unroutable,
+)
+from asyncq.failed_task import EXAMPLE
+from asyncq.message import PARENT_ID, ROOT_ID, Message, derived_id, new_id
 from asyncq.outcome import Expired, Failed, Failure, Rejected, RetryLater, Succeeded
+from asyncq.registry import queues_of
 from asyncq.retry import Fixed
 from asyncq.testing.harness import running
 from asyncq.worker.execution import Executed
@@ -336,16 +348,137 @@ async def test_a_foreign_callback_that_is_none_keeps_no_task_from_its_end(callba
     assert kit.broker.log == ["dead letter", "reply failed", "ack"]
     assert "callback of a failed task was not sent" in caplog.text
     with pytest.raises(MalformedMessage):
-        Callback.in_body(json.dumps({"$on_failure": callback}).encode())
+        callback_in(json.dumps({"$on_failure": callback}).encode())
 
 
 def test_callbacks_of_callbacks_end_somewhere():
-    """A foreign client may have nested them a thousand times."""
+    """A foreign client may have nested them a thousand times; the error says what is wrong."""
     nested: dict[str, Any] = {"task": "x", "queue": "work"}
     for _ in range(50):
         nested = {"task": "x", "queue": "work", "on_failure": nested}
-    with pytest.raises(MalformedMessage):
-        Callback.in_body(json.dumps({"$on_failure": nested}).encode())
+    with pytest.raises(MalformedMessage, match="nested too deep"):
+        callback_in(json.dumps({"$on_failure": nested}).encode())
+
+
+async def test_a_chain_of_callbacks_that_is_too_long_is_refused_where_it_is_made():
+    """Not dropped by a worker."""
+    app, _ = make_app()
+    page = app.tasks["shop.page"]
+    chain = page.s("0")
+    for number in range(1, 5):
+        chain = page.options(on_failure=chain).s(str(number))
+    longest = page.options(on_failure=chain)
+    with pytest.raises(InvalidOption, match="5 deep"):
+        longest.s("5").as_callback()
+
+
+@pytest.mark.parametrize("whose", ["each other's", "its own"])
+async def test_tasks_that_call_each_other_back_come_to_an_end(whose, caplog):
+    """Each failure would be a new task, for ever."""
+    app = AsyncQ("shop", breaker=None)
+    runs: list[str] = []
+
+    @app.task(on_failure=app.signature("shop.second" if whose == "each other's" else "shop.first", {}))
+    async def first() -> None:
+        runs.append("first")
+        raise ValueError
+
+    @app.task(on_failure=first.s())
+    async def second() -> None:
+        runs.append("second")
+        raise ValueError
+
+    async with running(app) as harness:
+        await first.send()
+        await harness.run_until_idle()
+    assert len(runs) == 6
+    assert "Callbacks of callbacks go 5 deep" in caplog.text
+
+
+async def test_none_switches_the_tasks_own_callback_off_for_a_send():
+    """As None does for other options of a task."""
+    app, told = make_app()
+
+    @app.task(on_failure=app.tasks["shop.notify"])
+    async def charge() -> None:
+        raise ValueError
+
+    async with running(app) as harness:
+        await charge.options(on_failure=None).send()
+        await harness.run_until_idle()
+        assert told == []
+        await charge.options(delay=1).send()
+        await harness.run_until_idle()
+    assert len(told) == 1
+
+
+async def test_a_foreign_callback_that_is_none_leaves_the_declared_one():
+    """The task's own still wants to know."""
+    app, told = make_app()
+
+    @app.task(on_failure=app.tasks["shop.notify"])
+    async def charge() -> None:
+        raise ValueError
+
+    async with running(app) as harness:
+        message = Message(type="shop.charge", body=b'{"$on_failure": 3}', task_id="t", message_id=new_id())
+        await app.broker.publish(message, Queue("shop"), timeout_s=5)
+        await harness.run_until_idle()
+    assert [failed.task_id for failed in told] == ["t"]
+
+
+async def test_a_callbacks_queue_is_declared_with_those_of_the_tasks():
+    """Nested ones too; that of another app is for that app to declare."""
+    app, _ = make_app()
+    page = app.tasks["shop.page"]
+    foreign = app.signature("billing.page", {})
+
+    @app.task(on_failure=page.options(queue="pager", on_failure=page.options(queue="boss").s("x")).s("y"))
+    async def charge() -> None: ...
+
+    @app.task(on_failure=foreign)
+    async def ship() -> None: ...
+
+    assert queues_of(app.tasks) == ["boss", "pager", "shop"]
+
+
+async def test_a_users_model_may_have_typed_arguments_and_a_validator_that_breaks_is_told():
+    """The example has no arguments to show; and no bare error comes out of opening the app."""
+    app = AsyncQ("shop")
+
+    class Arguments(BaseModel):
+        order: str
+
+    class Alarm(BaseModel, extra="ignore"):
+        task: str
+        arguments: Arguments
+
+    @app.task
+    async def alarm(it: Alarm) -> None: ...
+
+    assert alarm.as_callback().task == "shop.alarm"
+
+    class Broken(BaseModel, extra="ignore"):
+        task: str
+
+        @field_validator("task")
+        @classmethod
+        def look_up(cls, task: str) -> str:
+            raise KeyError(task)
+
+    @app.task
+    async def broken(it: Broken) -> None: ...
+
+    with pytest.raises(InvalidOption, match="KeyError"):
+        broken.as_callback()
+
+
+def test_a_newer_worker_may_tell_more():
+    """During a rolling deploy, an older one must not refuse the message."""
+    app, _ = make_app()
+    body = json.dumps({**EXAMPLE, "mood": "bad"}).encode()
+    _, values = app.tasks["shop.notify"].arguments.decode(body)
+    assert values["failed"].task == EXAMPLE["task"]
 
 
 # --- when it cannot be sent
@@ -391,6 +524,84 @@ async def test_a_callback_that_is_too_large_by_itself_is_given_up_and_said(parts
     assert "callback of a failed task was not sent" in caplog.text
 
 
+@pytest.mark.parametrize("root", ["r" * 100_000, 7, "", {"a": 1}], ids=["long", "number", "empty", "table"])
+async def test_a_foreign_root_id_that_can_be_none_is_not_handed_on(root):
+    """Beside the callback's own headers it would not fit one frame, and RabbitMQ would end the connection."""
+    kit = await make_kit()
+    body = {"$on_failure": {**PAGE, "headers": {"a": "x" * 60_000}}}
+    assert await settle(kit, Failed(FAILURE, "x"), body=body, headers={ROOT_ID: root}) == "acked"
+    (call,) = calls(kit)
+    assert call.message.headers[ROOT_ID] == "task-1"
+
+
+async def test_headers_that_would_not_fit_one_frame_are_not_sent(caplog):
+    """The user's 64 KB and asyncq's own are too many."""
+    kit = await make_kit()
+    body = {"$on_failure": {**PAGE, "headers": {"a": "x" * 65_500}}}
+    assert await settle(kit, Failed(FAILURE, "x"), body=body) == "acked"
+    assert calls(kit) == []
+    assert "callback of a failed task was not sent" in caplog.text
+
+
+@pytest.mark.parametrize("cause", [QueueGone("no ladder"), AccessRefused("may not declare")])
+async def test_a_delay_whose_ladder_cannot_be_had_gives_the_callback_up(parts, cause, caplog):
+    """It would be tried for ever, and the failed task would run again after each restart."""
+    errors = []
+    for _ in range(20):
+        error = NotSent("no delayed message was sent")
+        error.__cause__ = cause
+        errors.append(error)
+    parts.broker.fail("publish", *errors)
+    assert await settle(parts, Failed(FAILURE, "x"), body={"$on_failure": {**PAGE, "delay": 5}}) == "acked"
+    assert "callback of a failed task was not sent" in caplog.text
+
+
+async def test_arguments_that_would_be_nested_too_deep_stay_behind():
+    """The failed task is one level around them; what could not be read must not be sent."""
+    kit = await make_kit()
+    nested: Any = 1
+    for _ in range(198):
+        nested = [nested]
+    assert await settle(kit, Failed(FAILURE, "x"), body={"a": nested, "$on_failure": PAGE}) == "acked"
+    (call,) = calls(kit)
+    assert json.loads(call.message.body)["$failed"]["arguments"] is None
+
+
+async def test_a_reason_that_utf_8_cannot_express_makes_one_dead_letter_and_one_callback():
+    """Not a second of each, with an error of ours."""
+    app, told = make_app()
+
+    @app.task(on_failure=app.tasks["shop.notify"])
+    async def charge() -> None:
+        raise Reject("a\ud800")
+
+    async with running(app) as harness:
+        await charge.send()
+        await harness.run_until_idle()
+        assert harness.node.count("shop.dead") == 1
+    assert [failed.reason for failed in told] == ["a?"]
+
+
+async def test_a_failure_that_a_snooze_carries_past_the_expiry_is_told():
+    """Whoever sees the expiry first: the snooze, or a worker later."""
+    app, told = make_app()
+
+    @app.task(pass_context=True, retry=RetryPolicy(backoff=Fixed(1), jitter=False), on_failure=app.tasks["shop.notify"])
+    async def charge(ctx: TaskContext) -> None:
+        if ctx.attempt == 1:
+            raise ConnectionError("refused")
+        raise Snooze(3600)
+
+    async with running(app) as harness:
+        with pytest.raises(TaskExpired, match="refused"), harness.clock.jumping():
+            await charge.options(expires=60).call()
+        await harness.run_until_idle()
+        (letter,) = [letter async for letter in app.dead_letters("shop").browse()]
+    assert letter.record is not None
+    assert (letter.record.reason, letter.record.attempts, len(letter.record.history)) == ("expired", 1, 1)
+    assert [(failed.reason, failed.attempts) for failed in told] == [("expired", 1)]
+
+
 # --- the wire
 
 
@@ -406,4 +617,4 @@ def test_a_callback_comes_back_from_the_wire_as_it_was():
     """With all that it may have."""
     inner = Callback("shop.notify", "shop")
     callback = Callback("shop.page", "ops", b'{"who":"x"}', {"shop-a": 1}, 2.5, inner)
-    assert Callback.in_body(with_key(b"{}", "$on_failure", callback.to_json())) == callback
+    assert callback_in(with_key(b"{}", "$on_failure", callback.to_json())) == (True, callback)

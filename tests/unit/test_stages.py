@@ -12,6 +12,7 @@ from asyncq.message import DUE_AT, EXPIRES_AT, STAGED_UNTIL
 from asyncq.outcome import Expired, Rejected, Staged, Succeeded
 from asyncq.stages import LONGEST_LEG_S, first_leg
 from asyncq.testing.harness import running
+from asyncq.worker.execution import Executed
 from worker_kit import Kit, make_kit
 
 YEAR = timedelta(days=365.25)
@@ -100,6 +101,20 @@ async def test_a_worker_that_meets_a_staged_message_too_early_does_not_run_it():
     now_ms = kit.clock.now_ms()
     assert await read(kit, **{STAGED_UNTIL: now_ms + 1500}) == Staged(now_ms + 1500, 1.5)
     assert await read(kit, **{STAGED_UNTIL: now_ms}) == Succeeded(b"1")
+
+
+@pytest.mark.parametrize("left_ms", [1, 1001, 123_457])
+async def test_each_leg_keeps_the_moment_that_the_first_one_was_told(left_ms):
+    """Else a millisecond would be lost with each."""
+    kit = await make_kit()
+    until_ms = kit.clock.now_ms() + left_ms
+    delivery = kit.delivery("work", headers={STAGED_UNTIL: until_ms})
+    await kit.settlement.settle(Executed(delivery, 1, Staged(until_ms, left_ms / 1000)))
+    (copy,) = kit.broker.copies()
+    assert copy.message.headers[DUE_AT] == until_ms
+    assert STAGED_UNTIL not in copy.message.headers
+    assert copy.delay is not None
+    assert copy.delay.seconds * 1000 >= left_ms
 
 
 async def test_a_message_that_is_not_staged_is_due_when_the_broker_delivers_it():

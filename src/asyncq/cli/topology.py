@@ -17,6 +17,7 @@ from asyncq.cli import topology_text
 from asyncq.cli.options import BrokerUrlOption, LogLevelOption, app_for
 from asyncq.cli.text import printable
 from asyncq.observability.logs import LogLevel, configure_logging
+from asyncq.registry import queues_of
 
 if TYPE_CHECKING:  # most commands need not load the AMQP client
     from asyncq.rabbitmq.declarations import Plan
@@ -164,9 +165,8 @@ def _plan(app: AsyncQ, *, delays: bool) -> Plan:
 
 
 def task_queues(app: AsyncQ) -> tuple[QueueSpec, ...]:
-    """Return the queues of an app's tasks."""
-    names = sorted({task.queue for task in app.tasks.values()})
-    return tuple(QueueSpec(name, app.settings.delivery_limit) for name in names)
+    """Return the queues that an app's tasks are sent to."""
+    return tuple(QueueSpec(name, app.settings.delivery_limit) for name in queues_of(app.tasks))
 
 
 def in_memory(app: AsyncQ, *, as_json: bool) -> bool:

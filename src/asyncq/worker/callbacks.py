@@ -7,17 +7,30 @@ its dead letter is there, and the log says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from asyncq.body import FAILED, ON_FAILURE, arguments_in, object_of, with_key
 from asyncq.broker import DeadLetterRecord, Delay, Delivery, Exchange
-from asyncq.callback import Callback
+from asyncq.callback import DEEPEST, Callback, callback_in
 from asyncq.clock import Clock
-from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, MessageTooLarge
+from asyncq.errors import InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge
 from asyncq.loggers import get_logger
-from asyncq.message import DUE_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, derived_id, new_id
+from asyncq.message import (
+    CALLBACK_DEPTH,
+    DUE_AT,
+    MAX_HEADERS_BYTES,
+    PARENT_ID,
+    ROOT_ID,
+    HeaderValue,
+    Message,
+    derived_id,
+    headers_size,
+    new_id,
+    root_id_of,
+)
 from asyncq.stages import first_leg
 from asyncq.worker.attempt import AnyTask
 from asyncq.worker.publishing import Publishing
@@ -53,45 +66,63 @@ class Callbacks:
         Raises:
             LeaseLost: The delivery is no longer ours: whoever gets it sends the callback, with the same id.
         """
-        callback = self._callback_of(delivery.message)
+        message = delivery.message
+        callback = self._callback_of(message)
         if callback is None:
             return
         try:
-            try:
-                await self._send(delivery, callback, _failed_task(delivery.message, record))
-            except MessageTooLarge:  # with the arguments of both
-                await self._send(delivery, callback, _failed_task(delivery.message, record, with_arguments=False))
+            await self._send_either(delivery, callback, record)
         except LeaseLost:
             raise
-        except AsyncQError as error:
-            self._tell(delivery.message, callback, error)
+        except Exception as error:  # noqa: BLE001 - the task has its end: what fails here must not give it another
+            self._tell(message, callback, error)
 
     def _callback_of(self, message: Message) -> Callback | None:
         try:
-            own = Callback.in_body(message.body)
-            if own is not None:
-                return own
-            task = self._tasks.get(message.type)
-            declared = None if task is None else task.run.on_failure
+            is_said, callback = callback_in(message.body)
+            if is_said:
+                return callback
+        except MalformedMessage as error:
+            self._tell(message, None, error)
+        task = self._tasks.get(message.type)
+        declared = None if task is None else task.run.on_failure
+        try:
             return None if declared is None else declared.as_callback()
-        except Exception as error:  # noqa: BLE001 - whatever a user's own object raises; the dead letter is there
+        except Exception as error:  # noqa: BLE001 - a user's own object may raise anything
             self._tell(message, None, error)
             return None
 
-    async def _send(self, delivery: Delivery, callback: Callback, failed: bytes) -> None:
+    async def _send_either(self, delivery: Delivery, callback: Callback, record: DeadLetterRecord) -> None:
+        """Send the callback with the failed task's arguments; without them where it cannot be with them."""
+        depth = _depth_of(delivery.message)
+        if depth >= DEEPEST:
+            raise InvalidOption(
+                f"Callbacks of callbacks go {DEEPEST} deep. Perhaps two tasks are each other's on_failure, or one is "
+                "its own."
+            )
+        try:
+            await self._send(delivery, callback, _failed_task(delivery.message, record), depth)
+        except (MessageTooLarge, MalformedMessage):
+            await self._send(delivery, callback, _failed_task(delivery.message, record, with_arguments=False), depth)
+
+    async def _send(self, delivery: Delivery, callback: Callback, failed: bytes, depth: int) -> None:
         message = delivery.message
         body = failed if callback.arguments is None else with_key(callback.arguments, FAILED, failed)
         if callback.on_failure is not None:
             body = with_key(body, ON_FAILURE, callback.on_failure.to_json())
+        object_of(body)  # one level deeper than the failed task's, which may be one too many to be read
         now_ms = self._clock.now_ms()
         headers: dict[str, HeaderValue] = {
             **callback.headers,
+            CALLBACK_DEPTH: depth + 1,
             PARENT_ID: message.task_id,
-            ROOT_ID: message.headers.get(ROOT_ID) or message.task_id,
+            ROOT_ID: root_id_of(message),
         }
+        if headers_size(headers) > MAX_HEADERS_BYTES:
+            raise MalformedMessage(f"Its headers take more than {MAX_HEADERS_BYTES} bytes, and one frame carries them.")
         delay = None
         if callback.delay_s > 0:
-            due_ms = headers[DUE_AT] = now_ms + round(callback.delay_s * 1000)
+            due_ms = headers[DUE_AT] = now_ms + math.ceil(callback.delay_s * 1000)
             leg_s, staged = first_leg(callback.delay_s, due_ms)
             headers.update(staged)
             delay = Delay(leg_s)
@@ -109,12 +140,17 @@ class Callbacks:
     @staticmethod
     def _tell(message: Message, callback: Callback | None, error: Exception) -> None:
         log.error(
-            "the error callback of a failed task was not sent; the task is among the dead letters",
+            "the error callback of a failed task was not sent",
             task=message.type,
             task_id=message.task_id,
             **({} if callback is None else {"callback": callback.task, "queue": callback.queue}),
             cause=str(error),
         )
+
+
+def _depth_of(message: Message) -> int:
+    depth = message.headers.get(CALLBACK_DEPTH)
+    return depth if type(depth) is int and depth > 0 else 0
 
 
 def _failed_task(message: Message, record: DeadLetterRecord, *, with_arguments: bool = True) -> bytes:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
-from asyncq.history import history_of
+from asyncq.history import last_failure
 from asyncq.message import (
     CONTENT_TYPE_JSON,
     Message,
@@ -109,7 +109,7 @@ class Intake:
         if is_known and (deliveries := delivery.deliveries or 0) >= self._poison_after:
             return _poison(message, deliveries)
         if expires_ms is not None and (now_ms := self._clock.now_ms()) >= expires_ms:
-            return Expired(expires_ms, now_ms, _last_failure(message), attempt_of(message) - 1)
+            return Expired(expires_ms, now_ms, last_failure(message.headers), attempt_of(message) - 1)
         until_ms = staged_until_ms_of(message)
         if until_ms is not None and (left_ms := until_ms - self._clock.now_ms()) > 0:
             return Staged(until_ms, left_ms / 1000)
@@ -152,15 +152,9 @@ def _is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() in {"", CONTENT_TYPE_JSON}
 
 
-def _last_failure(message: Message) -> Failure | None:
-    """Return what went wrong in the last attempt, as far as the message carries it."""
-    history = history_of(message.headers)
-    return Failure(history[-1].type, history[-1].message) if history else None
-
-
 def _poison(message: Message, deliveries: int) -> Failed:
     text = (
         f"The broker has delivered task {message.task_id} {deliveries} times and no worker has brought it to an end: "
-        "it may be what kills them, or their connections. It was not run again."
+        "it may be what kills them, or their connections, or have run beside what does. It was not run again."
     )
     return Failed(Failure.of(DeliveredTooOften(text)), "delivered too often")

@@ -12,7 +12,18 @@ from collections.abc import Awaitable, Callable
 
 from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Exchange, Queue, QueueSpec, ReplyTo
 from asyncq.clock import Clock
-from asyncq.errors import BrokerError, LeaseLost, MessageTooLarge, PublishError, PublishUncertain, Refused, Unroutable
+from asyncq.errors import (
+    BrokerError,
+    BrokerRefused,
+    LeaseLost,
+    MessageTooLarge,
+    PublishError,
+    PublishUncertain,
+    QueueGone,
+    Refused,
+    TopologyMismatch,
+    Unroutable,
+)
 from asyncq.loggers import get_logger
 from asyncq.message import UNKNOWN_SINCE, Message, copy_of, cut_text, new_id
 from asyncq.outcome import Failure
@@ -69,15 +80,14 @@ class Publishing:
 
         Raises:
             MessageTooLarge: However often one tries.
-            Refused: Again and again.
-            Unroutable: Again and again: its queue cannot be had.
+            PublishError: Again and again the broker says no: the queue is full, or there is none and it cannot be had.
             LeaseLost: See above.
         """
 
         async def publish() -> None:
             await self._broker.publish(message, to, delay=delay, timeout_s=self._timeout_s)
 
-        await self._persist(delivery, publish, queue=to.queue, hopeless=(Refused, Unroutable))
+        await self._persist(delivery, publish, queue=to.queue, is_no=_is_no)
 
     async def dead_letter(self, delivery: Delivery, record: DeadLetterRecord) -> None:
         """Park the delivery's message with its error. Raises what `copy` raises."""
@@ -147,7 +157,7 @@ class Publishing:
         publish: _Publish,
         *,
         queue: str | None = None,
-        hopeless: tuple[type[PublishError], ...] = (Refused,),
+        is_no: Callable[[PublishError], bool] = lambda error: isinstance(error, Refused),
     ) -> None:
         """Publish, for as long as it takes.
 
@@ -155,14 +165,14 @@ class Publishing:
             delivery: On whose behalf.
             publish: Does it once.
             queue: What is declared again where nothing takes the message; without it the delivery's own.
-            hopeless: The errors that are raised when they come again and again.
+            is_no: Whether an error is one of those that are raised when they come again and again.
         """
         try:
             await publish()
         except MessageTooLarge:
             raise
         except PublishError as error:
-            await self._repeat(delivery, publish, error, queue or delivery.queue, hopeless)
+            await self._repeat(delivery, publish, error, queue or delivery.queue, is_no)
 
     async def _repeat(
         self,
@@ -170,14 +180,14 @@ class Publishing:
         publish: _Publish,
         error: PublishError,
         queue: str,
-        hopeless: tuple[type[PublishError], ...],
+        is_no: Callable[[PublishError], bool],
     ) -> None:
         """Publish again, with growing pauses, until it is done, hopeless, or no longer ours to do."""
         lost = asyncio.ensure_future(delivery.lost())
         pause_s, refusals = _FIRST_PAUSE_S, 0
         try:
             while True:
-                refusals += isinstance(error, hopeless)
+                refusals += is_no(error)
                 if refusals >= _REFUSALS:
                     raise error
                 await self._pause(delivery, lost, pause_s, error)
@@ -213,6 +223,13 @@ class Publishing:
             await self._broker.ensure([QueueSpec(queue, self._delivery_limit)])
         except BrokerError as error:
             log.warning("a queue could not be declared again", queue=queue, cause=str(error))
+
+
+def _is_no(error: PublishError) -> bool:
+    """Tell whether the broker has said no, and not merely nothing: also on the way, to what a delay needs."""
+    return isinstance(error, (Refused, Unroutable)) or isinstance(
+        error.__cause__, (BrokerRefused, QueueGone, TopologyMismatch)
+    )
 
 
 def _error_body(failure: Failure) -> bytes:

@@ -19,12 +19,13 @@ Invariant: every publish is confirmed and mandatory before the ack. A crash betw
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 
 from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
 from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
-from asyncq.history import FailedAttempt, history_of, history_text
+from asyncq.history import FailedAttempt, history_of, history_text, last_failure
 from asyncq.loggers import get_logger
 from asyncq.message import (
     ATTEMPT,
@@ -67,6 +68,7 @@ log = get_logger("asyncq.worker")
 _Again = RetryLater | Snoozed | Deferred | Staged
 
 _ERROR_BYTES = 500
+_REASON_BYTES = 4 * 1024
 
 
 class Settlement:
@@ -138,13 +140,15 @@ class Settlement:
     async def _run_again(self, executed: Executed, outcome: _Again) -> Outcome:
         """Publish the copy that runs later; where that cannot be, a dead letter with the task's own error."""
         delivery, now_ms = executed.delivery, self._clock.now_ms()
-        failure = outcome.failure if isinstance(outcome, RetryLater) else None
+        failed_now = isinstance(outcome, RetryLater)
+        failure = outcome.failure if isinstance(outcome, RetryLater) else last_failure(delivery.message.headers)
         at_most_s = outcome.at_most_s if isinstance(outcome, RetryLater) else None
-        due_ms = now_ms + int(outcome.delay_s * 1000)
+        # Nothing is early: a part of a millisecond counts as one, and a leg does not shorten the whole.
+        due_ms = outcome.until_ms if isinstance(outcome, Staged) else now_ms + math.ceil(outcome.delay_s * 1000)
         expires_ms = expires_at_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
-                attempts = executed.number - (failure is None)
+                attempts = executed.number if failed_now else executed.number - 1
                 return await self._settle(executed, Expired(expires_ms, now_ms, failure, attempts))
             if at_most_s is not None:
                 at_most_s = min(at_most_s, (expires_ms - now_ms) / 1000)
@@ -154,7 +158,8 @@ class Settlement:
             copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE, STAGED_UNTIL))
             await self._publishing.copy(delivery, copy, Delay(leg_s, at_most_s))
         except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: nobody waits for so long
-            failed = Failed(failure or Failure.of(error), f"could not be published again: {error}")
+            failure = outcome.failure if isinstance(outcome, RetryLater) else Failure.of(error)
+            failed = Failed(failure, f"could not be published again: {error}")
             return await self._settle(executed, failed)
         await delivery.ack(hold=executed.hold)
         return outcome
@@ -255,7 +260,7 @@ class Settlement:
         is_told = attempts < executed.number
         return DeadLetterRecord(
             failure=failure,
-            reason=reason,
+            reason=cut_text(reason, _REASON_BYTES),
             failed_at_ms=now_ms,
             attempts=attempts,
             queue=executed.delivery.queue,
