@@ -33,7 +33,7 @@ class Settings(BaseSettings):
             dead-lettered, in seconds: during a rolling deploy, new names reach old workers.
         slots: Slots for each queue of a worker that names no number.
         poison_after: After how many returned deliveries a worker does not run a message again, but lets it fail: it may
-            be what kills workers. At most `delivery_limit`.
+            be what kills workers. Of it and `delivery_limit`, the lower one holds.
         delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
             and without a reply: the backstop. It is an argument of the queues.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
