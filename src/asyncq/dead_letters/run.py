@@ -154,8 +154,10 @@ class Run:
 
     async def _do(self, taking: Taking, batch: Sequence[TakenLetter], act: Act, pace: Pace) -> None:
         await pace.wait(len(batch))
-        await _finished(self._act_on(taking, batch, act))
-        self.told()
+        try:
+            await _finished(self._act_on(taking, batch, act))
+        finally:
+            self.told()
 
     async def _act_on(self, taking: Taking, batch: Sequence[TakenLetter], act: Act) -> None:
         outcomes = await act([taken.letter for taken in batch])

@@ -50,7 +50,8 @@ _IDLE_S = 0.2
 _SILENT_LOOKS = 150  # that the queue says it has messages, and brings none: 30 s
 _RETURNED_AT_ONCE = 32
 _RETURNS_UNDER_WAY = 15
-_COUNTS = 100
+_RETURNING_S = 5.0
+_COUNTED_EACH_S = 0.001
 
 
 class Look:
@@ -69,7 +70,11 @@ class Look:
         self._arrived: deque[DeliveredMessage] = deque()
         self._wake = asyncio.Event()
         self._settled = bytearray(1)  # by delivery tag, from 1
+        self._bound = 0
+        self._granted = 0  # how many the broker may have delivered by now
         self._consumers = 0
+        self._consuming = False
+        self._size = 1  # of the latest window
         self._window = 0
         self._filled = 0  # how many the present consumer has brought that are not settled
         self._first_of_window = 1
@@ -92,7 +97,13 @@ class Look:
         self._channel.on_consumer_cancel_callbacks.add(self._cancelled)
         # Asked after the first one has come: only by then has the broker surely put back what somebody looked at
         # just before.
-        return 1 + await self._ask(passive_count(self._channel, self._parked))
+        self._granted = 1
+        self._bound = 1 + await self._ask(passive_count(self._channel, self._parked))
+        return self._bound
+
+    def stop_at(self, count: int) -> None:
+        """Fetch no more than so many in all: what was fetched, and goes back, overtakes what was not."""
+        self._bound = min(self._bound, count)
 
     async def next(self, wanted: int) -> DeliveredMessage | None:
         """Return the next message; None where there is none any more.
@@ -138,6 +149,9 @@ class Look:
         if self._failure is not None:
             raise self._failure  # a consumer that the broker has cancelled settles nothing, silently
         tags = sorted(map(tag_of, messages))
+        self._granted += len(tags)
+        if self._granted > self._bound:
+            await self._ask(undisturbed(self._stop_consumer()))  # else it brings one more for each that is settled
         for tag in tags:
             self._settled[tag] = 1
             self._filled -= tag >= self._first_of_window
@@ -159,10 +173,12 @@ class Look:
     async def _next_consumer(self, wanted: int) -> None:
         await self._stop_consumer()
         fitting = max(1, _WINDOW_BYTES // self._largest)
-        self._window = min(max(1, self._window) * _GROWTH, _LARGEST_WINDOW, fitting, max(1, wanted))
-        self._filled = 0
+        self._size = min(self._size * _GROWTH, _LARGEST_WINDOW, fitting)
+        self._window = max(1, min(self._size, wanted))
         self._first_of_window = len(self._settled)
+        self._granted = self._first_of_window - 1 + self._window
         self._consumers += 1
+        self._consuming = True
         await self._channel.basic_qos(prefetch_count=self._window)
         await self._channel.basic_consume(self._parked, self._on_message, consumer_tag=self._tag)
 
@@ -171,9 +187,11 @@ class Look:
         return f"asyncq.look.{self._consumers:08}"  # returned by consumer, in the order of their tags
 
     async def _stop_consumer(self) -> None:
-        if self._consumers:
+        if self._consuming:
             await self._channel.basic_cancel(self._tag)
             await asyncio.sleep(0)  # what came before the answer has its callbacks under way
+        self._consuming = False
+        self._window = self._filled = 0
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         self._keep(message)
@@ -198,13 +216,21 @@ class Look:
         await self._ask(self._stop_consumer())
         tags = (tag for tag, settled in enumerate(self._settled) if tag and not settled)
         ready = await self._ask(passive_count(self._channel, self._parked))
+        ordered = True
         while commands_ := list(islice(_batches(tags, _RETURNED_AT_ONCE), _RETURNS_UNDER_WAY)):
             for batch in commands_:
                 await self._ask(self._channel.basic_nack(batch[-1], multiple=True, requeue=True, wait=False))
             ready += sum(map(len, commands_))
-            for _ in range(_COUNTS):
-                if await self._ask(passive_count(self._channel, self._parked)) >= ready:
-                    break
+            ordered = ordered and await self._counts(ready)
+
+    async def _counts(self, ready: int) -> bool:
+        """Wait until so many are ready. Where somebody else takes them, this is never: return False after a while."""
+        deadline = asyncio.get_running_loop().time() + _RETURNING_S
+        while await self._ask(passive_count(self._channel, self._parked)) < ready:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(_COUNTED_EACH_S)
+        return True
 
     async def _ask(self, answer: Awaitable[T]) -> T:
         return await asked(answer, self._parked, self._queue)

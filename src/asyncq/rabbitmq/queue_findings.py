@@ -28,7 +28,8 @@ def messages_left(patient: Patient, standing: Standing) -> Iterator[Finding]:
             "warning",
             "unroutable",
             f"{messages(unroutable.ready)} in {unroutable.name}: confirmed, and their queue was gone in the end",
-            "Look at them (management UI, Get messages), and send them again once their queue stands.",
+            f"`asyncq dead list {unroutable.name}` shows them; once their queue stands, "
+            f"`asyncq dead replay {unroutable.name} --all` sends them there.",
         )
     elif unroutable is not None and unroutable.ready == 0:
         yield Finding("ok", "unroutable", f"{unroutable.name} is empty")
@@ -50,7 +51,8 @@ def messages_left(patient: Patient, standing: Standing) -> Iterator[Finding]:
                 "warning",
                 "dead-letters",
                 f"{messages(letters.ready)} in {letters.name}: tasks that have finally failed",
-                f"`asyncq dead list {spec.name}` says why.",
+                f"`asyncq dead list {spec.name} --summary` says why; after the repair, "
+                f"`asyncq dead replay {spec.name} --all` sends them back.",
             )
     if patient.queues and not waiting:
         yield Finding("ok", "consumers", "no queue holds messages without a consumer")

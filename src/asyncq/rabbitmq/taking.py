@@ -67,6 +67,7 @@ class RabbitTaking:
         self._look: Look
         self._began = 0.0
         self._left = 0
+        self._advanced = False
         self._undecided = 0
         self._settled = 0
         self._kept: Counter[int] = Counter()
@@ -88,7 +89,7 @@ class RabbitTaking:
 
     async def __aiter__(self) -> AsyncIterator[_Taken]:
         while self._left:
-            if self._undecided == 0 and self._kept and self._now() - self._began > self._held_s:
+            if self._is_over():
                 await self._next_pass()
                 continue
             delivered = await self._look.next(self._left)
@@ -100,6 +101,7 @@ class RabbitTaking:
                 self._again[fingerprint] -= 1
                 continue
             self._undecided += 1
+            self._advanced = True
             yield _Taken(self._read(delivered), delivered)
 
     async def settle(self, taken: Sequence[TakenLetter]) -> None:
@@ -118,11 +120,17 @@ class RabbitTaking:
 
     # --- passes
 
+    def _is_over(self) -> bool:
+        # Each pass hands out one letter at least: however many there are to pass over, there is an end.
+        idle = self._undecided == 0 and self._advanced and bool(self._kept)
+        return idle and self._now() - self._began > self._held_s
+
     async def _begin_pass(self) -> int:
         channel = await self._stack.enter_async_context(self._open_channel())
         self._look = Look(channel, self._parked, self._queue)
         self._stack.push_async_callback(self._look.give_back)
         self._began = self._now()
+        self._advanced = False
         return await self._look.begin()
 
     async def _next_pass(self) -> None:
@@ -130,6 +138,7 @@ class RabbitTaking:
         self._again = self._kept.copy()
         there = await self._begin_pass()
         self._left = min(there, self.total - self._settled)
+        self._look.stop_at(self._left)
 
     @staticmethod
     def _now() -> float:
