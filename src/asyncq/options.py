@@ -5,6 +5,7 @@ What travels with a message is the producer's to say; how a task runs is the wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -263,6 +264,8 @@ def _headers(headers: Any) -> dict[str, HeaderValue]:
             raise InvalidOption(f"The header {name!r} is no text that UTF-8 can express: {value!r}.")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InvalidOption(f"The header {name!r} does not fit into 64 bits. Send it as a string.")
+        if isinstance(value, float) and not math.isfinite(value):  # RabbitMQ would end the connection for it
+            raise InvalidOption(f"The header {name!r} is no finite number: {value!r}. Send it as a string.")
     size = headers_size(headers)
     if size > MAX_HEADERS_BYTES:
         raise InvalidOption(
