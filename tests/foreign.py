@@ -121,9 +121,7 @@ def body(chance: random.Random) -> bytes:
     if kind == 0:
         return chance.randbytes(chance.randint(0, 300))
     text = json.dumps(json_value(chance), ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
-    if kind == 1:
-        return text
-    return damaged(chance, text)
+    return text if kind == 1 else damaged(chance, text)
 
 
 def damaged(chance: random.Random, text: bytes) -> bytes:
@@ -182,9 +180,9 @@ def _time(chance: random.Random) -> bytes:
 
 
 def _float(chance: random.Random, form: str) -> bytes:
+    """Finite ones only: RabbitMQ ends the connection of whoever sends others in a header (3.10, 4.3)."""
     large = 1e300 if form == ">d" else 1e30
-    special = [0.0, -0.0, 0.1, large, float("inf"), float("-inf"), float("nan"), chance.uniform(-1e9, 1e9)]
-    return struct.pack(form, chance.choice(special))
+    return struct.pack(form, chance.choice([0.0, -0.0, 0.1, large, chance.uniform(-1e9, 1e9)]))
 
 
 def _sized(raw: bytes) -> bytes:

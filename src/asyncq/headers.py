@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ def own_headers(headers: Any) -> dict[str, HeaderValue]:
             raise InvalidOption(f"The header {name!r} is no text that UTF-8 can express: {value!r}.")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise InvalidOption(f"The header {name!r} does not fit into 64 bits. Send it as a string.")
+        if isinstance(value, float) and not math.isfinite(value):  # RabbitMQ would end the connection for it
+            raise InvalidOption(f"The header {name!r} is no finite number: {value!r}. Send it as a string.")
     size = headers_size(headers)
     if size > MAX_HEADERS_BYTES:
         raise InvalidOption(

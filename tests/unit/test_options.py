@@ -87,6 +87,8 @@ def test_an_expiry_that_is_not_after_the_eta_is_refused_at_once():
         ({"headers": {"a": "\ud800"}}, "UTF-8"),
         ({"headers": {"a": object()}}, "must be a string"),
         ({"headers": {"a": 2**64}}, "64 bits"),
+        ({"headers": {"a": float("nan")}}, "no finite number"),
+        ({"headers": {"a": float("-inf")}}, "no finite number"),
         ({"headers": {"a": "x" * 140_000}}, "one frame"),
         ({"headers": "tenant=a"}, "mapping"),
         ({"reply": "no"}, "True or False"),
