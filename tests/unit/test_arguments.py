@@ -711,7 +711,7 @@ def refused_parameters() -> list[tuple[Any, str]]:
         (list[Opaque], "Opaque"),
         (Callable[[int], int], "a callable, which cannot travel"),
         (type[int], "a class, which cannot travel"),
-        (Annotated[int, Field(alias="$n")], r"'\$n'.*workflows"),
+        (Annotated[int, Field(alias="$n")], r"'\$n'.*asyncq"),
         (Annotated[int, Field(validation_alias="a", serialization_alias="b")], "written as 'b' and read from 'a'"),
         (Annotated[int, Field(validation_alias=AliasChoices("a", "b"), serialization_alias="c")], "written as"),
         (Annotated[int, Field(default=3)], "default inside Field"),

@@ -84,9 +84,9 @@ class Callbacks:
                 return callback
         except MalformedMessage as error:
             self._tell(message, None, error)
-        task = self._tasks.get(message.type)
-        declared = None if task is None else task.run.on_failure
         try:
+            task = self._tasks.get(message.type)
+            declared = None if task is None else task.run.on_failure
             return None if declared is None else declared.as_callback()
         except Exception as error:  # noqa: BLE001 - a user's own object may raise anything
             self._tell(message, None, error)
