@@ -152,7 +152,7 @@ async def survive(url: str, version: str, folder: Path, count: int) -> None:
         worker = await start_worker(url, folder, unknown_task_patience_s=0)
         try:
             await publish(url, messages)
-            await eventually(lambda: at_an_end(url, folder, count), 300, message="each has run or is a dead letter")
+            await all_at_an_end(url, folder, count)
             await app.send(TASK, {"key": "x"}, task_id="afterwards", reply=False)
             await eventually(lambda: "afterwards" in ran(folder), 60, message="the worker goes on")
         finally:
@@ -164,14 +164,18 @@ async def survive(url: str, version: str, folder: Path, count: int) -> None:
     account(version, messages, letters, {key for key in ran(folder) if key != "afterwards"})
 
 
-async def at_an_end(url: str, folder: Path, count: int) -> bool:
+async def all_at_an_end(url: str, folder: Path, count: int) -> None:
     connection = await aiormq.connect(url)
     try:
         channel = await connection.channel()
-        dead = await channel.queue_declare(f"{QUEUE}.dead", passive=True)
+
+        async def at_an_end() -> bool:
+            dead = await channel.queue_declare(f"{QUEUE}.dead", passive=True)
+            return (dead.message_count or 0) + len(ran(folder)) == count
+
+        await eventually(at_an_end, 900, message="each has run or is a dead letter")
     finally:
         await connection.close()
-    return (dead.message_count or 0) + len(ran(folder)) == count
 
 
 def account(version: str, messages: list[Fed], letters: list[DeadLetter], executed: set[str]) -> None:
