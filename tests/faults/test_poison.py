@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from delays import QUEUE, ran, start_worker
 
 RUNS = 3
-LIMIT = {"delivery_limit": RUNS}
+LIMIT = {"poison_after": RUNS}
 DEADLY = "deadly"
 BATCH = 5  # other tasks while each worker lives
 
