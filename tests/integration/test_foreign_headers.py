@@ -76,8 +76,8 @@ async def publish(url: str, properties: commands.Basic.Properties) -> bool:
 
 @contextlib.asynccontextmanager
 async def failing_app(url: str) -> AsyncIterator[tuple[AsyncQ, Worker, list[int]]]:
-    """Run a worker of one slot, whose only task fails twice."""
-    app, attempts = AsyncQ("shop", broker=url), []
+    """Run a worker of one slot, whose only task fails twice; nothing pauses it for that."""
+    app, attempts = AsyncQ("shop", broker=url, breaker=None), []
 
     @app.task(retry=AGAIN, pass_context=True)
     async def fail(ctx: Any) -> None:
