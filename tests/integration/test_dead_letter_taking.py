@@ -72,6 +72,24 @@ async def test_thousands_of_letters_of_which_some_are_settled_keep_their_order(b
         assert await look(letters) == [number for number in range(3000) if number % 3]
 
 
+async def test_thousands_of_letters_are_all_settled_and_none_that_comes_meanwhile(broker):
+    """Windows and batches end at different places, down to the last letter."""
+    await fill(broker, 2300)
+    letters = broker.dead_letters("mail")
+    settled = 0
+    async with letters.take() as taking:
+        batch = []
+        async for taken in taking:
+            batch.append(taken)
+            if len(batch) == 100:
+                await taking.settle(batch)
+                settled += len(batch)
+                batch = []
+                await broker.publish(letter(5000 + settled), Queue("mail.dead"), timeout_s=WAIT_S)
+    assert (settled, batch) == (2300, [])
+    assert await look(letters) == [5000 + number for number in range(100, 2400, 100)]
+
+
 async def test_few_large_letters_are_fetched_ahead(broker, management):
     """A window of 500 of them would not fit into memory; one or two at a time do."""
     await fill(broker, 12, b"x" * 6_000_000)

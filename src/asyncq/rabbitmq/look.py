@@ -175,7 +175,6 @@ class Look:
         fitting = max(1, _WINDOW_BYTES // self._largest)
         self._size = min(self._size * _GROWTH, _LARGEST_WINDOW, fitting)
         self._window = max(1, min(self._size, wanted))
-        self._first_of_window = len(self._settled)
         self._granted = self._first_of_window - 1 + self._window
         self._consumers += 1
         self._consuming = True
@@ -192,6 +191,7 @@ class Look:
             await asyncio.sleep(0)  # what came before the answer has its callbacks under way
         self._consuming = False
         self._window = self._filled = 0
+        self._first_of_window = len(self._settled)  # what it has brought takes no room of the next one's
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         self._keep(message)
