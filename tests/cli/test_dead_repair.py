@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
@@ -189,30 +187,29 @@ async def test_at_a_terminal_it_is_asked_first(shell, app):
         assert len(await _ids(app)) == left
 
 
+AT_A_TERMINAL = """
+import sys
+for stream in (sys.stdin, sys.stdout, sys.stderr):
+    stream.isatty = lambda: True
+from asyncq.cli import main
+main()
+"""
+
+
 def _at_a_terminal(shell, answer, *arguments):
-    """Run a command with a terminal for all three streams; return what it showed."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "asyncq", *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+    """Run a command whose streams say that they are a terminal (a machine may have none to lend); what it showed."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_A_TERMINAL, *arguments],
+        input=f"{answer}\n",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
         cwd=shell.folder,
         env={**shell.environment, "COLUMNS": "200"},
-        close_fds=True,
     )
-    os.close(theirs)
-    os.write(ours, f"{answer}\n".encode())
-    said = b""
-    try:
-        while part := os.read(ours, 10_000):
-            said += part
-    except OSError:  # Linux: the other end is closed
-        pass
-    finally:
-        process.wait(60)
-        os.close(ours)
-    return PLAIN.sub("", said.decode())
+    return PLAIN.sub("", done.stdout)
 
 
 async def test_an_interrupted_replay_tells_how_far_it_came_and_loses_nothing(shell, app, broker_url):
