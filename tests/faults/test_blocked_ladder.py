@@ -21,7 +21,7 @@ import pytest
 
 from asyncq import AsyncQ, TaskContext
 from asyncq.broker import Delay, QueueSpec
-from asyncq.errors import PublishError
+from asyncq.errors import NotSent, PublishError, PublishUncertain
 from asyncq.rabbitmq.declarations import BindingDeclaration, Declaration, QueueDeclaration
 from asyncq.rabbitmq.delay_routing import path_plan, rounded_units, stops
 from asyncq.rabbitmq.topology import DELAY_LEVELS, Names, destination_binding
@@ -198,7 +198,10 @@ async def lose_a_part(url: str, version: str, management, part: Declaration, loa
     )
     assert all(load.needs(key, part) for key in there), "parked though its way was whole"
     assert len(lost) <= counted + IN_MOTION
-    assert all(load.needs(key, part) for key in load.failed), "not sent though its way was whole"
+    # RabbitMQ 3.10 sometimes ends the connection (INTERNAL_ERROR) of who publishes to a queue in the moment of its
+    # deletion: of what was under way there nothing is known, whatever its way was, and its sender is told so.
+    refused = [key for key, error in load.failed.items() if not isinstance(error, (PublishUncertain, NotSent))]
+    assert all(load.needs(key, part) for key in refused), "not sent though its way was whole"
     assert all(load.needs(key, part) for key, count in load.executed.items() if count > 1)
 
 
