@@ -19,13 +19,16 @@ export PYTHON
 PYTEST = PYTHONPATH=.ci $(BIN)/pytest -p no_skips -o faulthandler_timeout=300
 TEST_BROKERS = $(BIN)/python -B .ci/brokers.py $$(echo "$$ASYNCQ_TEST_VERSIONS" | tr ',' ' ')
 
+TEST_SERVERS = $(BIN)/python -B tests/servers.py
+
 .PHONY: help venv demo test conformance check prove bench broker-start broker-stop broker-status clean
 
 help:
 	@echo 'make demo           see real work done: pictures, a report, a mail, a web service, through a RabbitMQ of its own'
 	@echo '                    PICTURES=folder takes your pictures; KEEP=1 leaves broker and workers up;'
 	@echo '                    BROKER=memory needs no RabbitMQ: everything in one process'
-	@echo 'make test           run the tests, on private RabbitMQ nodes (ASYNCQ_TEST_VERSIONS=$(ASYNCQ_TEST_VERSIONS))'
+	@echo 'make test           run the tests, on private RabbitMQ nodes (ASYNCQ_TEST_VERSIONS=$(ASYNCQ_TEST_VERSIONS)),'
+	@echo '                    and a private PostgreSQL and Redis'
 	@echo 'make conformance    what every broker must do: in memory and on these RabbitMQ versions, side by side'
 	@echo 'make check          ruff, mypy --strict, import-linter'
 	@echo 'make prove          the proofs in full, and the benchmarks; prints their figures'
@@ -47,6 +50,7 @@ demo:
 
 test: venv
 	@$(TEST_BROKERS)
+	@$(TEST_SERVERS)
 	$(PYTEST) -n 2 --dist loadgroup -m 'not prove'
 
 conformance: venv

@@ -21,6 +21,7 @@ from asyncq.testing.node import Node, NodeUnavailable, Setup
 # Tests are no package: this makes `from support import eventually` work in all of them.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from servers import Postgres, Redis, Server
 from support import GivenBroker, VhostManagement, given_broker
 
 # A busy machine is no fault of the tested code: no deadlines. A failure prints what repeats it.
@@ -68,6 +69,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         version = getattr(item, "callspec", None) and item.callspec.params.get("rabbitmq_version")
         if version:
             item.add_marker(pytest.mark.xdist_group(version))
+        for server in ("postgres_server", "redis_server"):
+            if server in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(server))
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +137,30 @@ def provide(version: str, name: str, folders: pytest.TempPathFactory) -> Node:
         pytest.skip(f"RabbitMQ {version} cannot be had: {error}")
     node.start()
     return node
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A private PostgreSQL that tests share; each uses a namespace of its own. Whoever stops it starts it again."""
+    yield from served(Postgres)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A private Redis that tests share, likewise."""
+    yield from served(Redis)
+
+
+def served(kind: type[Postgres] | type[Redis]) -> Iterator[Server]:
+    """Start a server, or skip with the reason; under CI that it cannot be had is a failure."""
+    try:
+        server = kind()
+    except NodeUnavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"{kind.__name__} cannot be had, and CI is set: {error}")
+        pytest.skip(f"{kind.__name__} cannot be had: {error}")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()

@@ -33,6 +33,9 @@
     │   ├── LeaseLost                  the delivery is no longer ours
     │   ├── QueueGone                  the queue of a subscription was deleted
     │   └── ReplyLost                  the reply queue is gone, and with it what was in it
+    ├── ResultStoreError               the store of statuses and results said no, or nothing
+    │   ├── StoreUnavailable           cannot be reached, or does not answer; trying again may help
+    │   └── StoreSchemaMismatch        it was not prepared, or by another version of asyncq
     ├── MalformedMessage               a message that is no task message
     └── ResultError                    what a handle's `result()` can raise
         ├── ResultTimeout              no reply in time; the task may still be running
@@ -88,8 +91,11 @@ __all__ = [
     "ReplyLost",
     "ResultError",
     "ResultNotSerialisable",
+    "ResultStoreError",
     "ResultTimeout",
     "ResultTooLarge",
+    "StoreSchemaMismatch",
+    "StoreUnavailable",
     "TaskCancelled",
     "TaskDefinitionError",
     "TaskExpired",
@@ -255,6 +261,18 @@ class QueueGone(BrokerError):
 
 class ReplyLost(BrokerError):
     """The reply queue is gone, and with it the replies that were in it. The task itself is not affected."""
+
+
+class ResultStoreError(AsyncQError):
+    """The store of statuses and results said no, or nothing."""
+
+
+class StoreUnavailable(ResultStoreError):
+    """The result store cannot be reached, or does not answer in time. Trying again may help."""
+
+
+class StoreSchemaMismatch(ResultStoreError):
+    """The result store was not prepared for use, or by another version of asyncq. The message says what to do."""
 
 
 class MalformedMessage(AsyncQError):

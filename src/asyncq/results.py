@@ -11,9 +11,8 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from asyncq.errors import (
     InvalidResult,
@@ -27,6 +26,7 @@ from asyncq.errors import (
 )
 from asyncq.message import Message, ReplyType
 from asyncq.signals import seconds_of
+from asyncq.status import Progress
 
 __all__ = ["PendingReply", "Progress", "ResultHandle", "on_wait"]
 
@@ -39,23 +39,6 @@ _UNREADABLE = (ValueError, TypeError, RecursionError, KeyError, AttributeError)
 on_wait: ContextVar[Callable[[asyncio.Future[None]], object] | None] = ContextVar("asyncq_on_wait", default=None)
 """Called with what each wait for a reply waits for, in the waiting code's own context. For tests that move the time:
 they have to know which tasks do nothing but wait for another one's end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a task is.
-
-    Attributes:
-        done: How much is done.
-        total: Of how much, or None.
-        label: What the task is at, for people.
-        details: Whatever else the task says; JSON values.
-    """
-
-    done: float
-    total: float | None = None
-    label: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 class PendingReply:

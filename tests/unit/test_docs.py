@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,16 @@ def test_the_first_task_of_the_readme_can_be_executed():
     namespace: dict[str, object] = {"__name__": "shop"}
     exec(compile(block, "shop.py", "exec"), namespace)
     assert set(namespace["app"].tasks) == {"shop.add", "shop.send_email"}
+
+
+def test_the_program_of_the_page_on_results_prints_what_it_shows(tmp_path):
+    """On a real file of SQLite."""
+    page = ROOT / "docs" / "results.md"
+    (tmp_path / "look.py").write_text(blocks(page)[0])
+    done = subprocess.run([sys.executable, "look.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    shown = re.search(r"^```console\n\$ python look.py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert done.stdout == shown[1], done.stderr
 
 
 def test_the_page_of_settings_names_every_field_with_its_default():

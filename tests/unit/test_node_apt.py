@@ -53,11 +53,21 @@ def test_packages_are_announced_before_they_are_installed(policy: Path) -> None:
     assert not policy.exists()
 
 
+def test_no_service_of_several_packages_is_left_to_start(policy: Path) -> None:
+    """Each is switched off by its own name."""
+    machine = Machine(policy)
+    machine.apt().install(["redis-server", "postgresql"], why="x")
+    assert machine.events[2:] == [
+        "update-rc.d postgresql disable (services blocked)",
+        "update-rc.d redis-server disable (services blocked)",
+    ]
+
+
 def test_an_announcement_says_what_and_why_and_that_nothing_is_started() -> None:
     """It is what the user reads before anything happens."""
     assert announcement(["mmdebstrap", "x"], "to unpack Debian").splitlines() == [
         "Installing mmdebstrap, x by apt, to unpack Debian.",
-        "No service is started by this, and no RabbitMQ at the next boot.",
+        "No service is started by this, now or at the next boot.",
     ]
 
 

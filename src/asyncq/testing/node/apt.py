@@ -1,6 +1,6 @@
 """Install packages by apt: announced first, and without starting the services in them.
 
-A system broker on port 5672 that nobody asked for would be a surprise, so
+A system broker on port 5672 (or a database) that nobody asked for would be a surprise, so
 service start is blocked by a `policy-rc.d` meanwhile, and the service is not
 left to start at the next boot.
 """
@@ -21,6 +21,7 @@ Say = Callable[[str], None]
 
 _MARK = "# written by asyncq; removed again after the installation"
 _POLICY = f"#!/bin/sh\n{_MARK}\nexit 101\n"
+_SERVICES = ("rabbitmq-server", "postgresql", "redis-server")
 _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=120")
 
 
@@ -85,8 +86,9 @@ class Apt:
                 # Old lists name versions that the mirror no longer has.
                 self._must([*_APT, "update", "-qq"])
                 self._must(command)
-            if "rabbitmq-server" in packages:
-                self._must(["update-rc.d", "rabbitmq-server", "disable"])
+            for service in _SERVICES:
+                if service in packages:
+                    self._must(["update-rc.d", service, "disable"])
 
     def _candidate(self, package: str) -> str:
         for line in self.run(["apt-cache", "policy", package]).stdout.splitlines():
@@ -103,7 +105,7 @@ class Apt:
 
 def announcement(packages: Sequence[str], why: str) -> str:
     """Return what the user is told before packages are installed."""
-    consequence = "No service is started by this, and no RabbitMQ at the next boot."
+    consequence = "No service is started by this, now or at the next boot."
     return f"Installing {', '.join(packages)} by apt, {why}.\n{consequence}"
 
 
