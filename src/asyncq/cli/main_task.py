@@ -10,7 +10,7 @@ Invariant: only the end of the main task ends the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from asyncq.loggers import get_logger
@@ -22,9 +22,14 @@ T = TypeVar("T")
 log = get_logger("asyncq.cli")
 
 
-def run_to_end(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a new event loop; return its value, or raise its error."""
-    with asyncio.Runner() as runner:
+def run_to_end(main: Coroutine[Any, Any, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
+    """Run a coroutine in a new event loop; return its value, or raise its error.
+
+    Args:
+        main: The coroutine.
+        loop_factory: Makes the loop; by default asyncio does.
+    """
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         loop = runner.get_loop()
         task = loop.create_task(main)
         while True:

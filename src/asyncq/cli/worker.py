@@ -1,7 +1,7 @@
-"""`asyncq worker`: one worker process, from start to drain.
+"""`asyncq worker`: one worker process, or a supervisor of several.
 
-The first SIGTERM or SIGINT lets running tasks finish, up to the drain timeout; the second ends the process at
-once, and the broker gives its unfinished messages to other workers.
+The first SIGTERM or SIGINT lets running tasks finish, up to the drain timeout; the second ends everything at once,
+and the broker gives the unfinished messages to other workers.
 """
 
 from __future__ import annotations
@@ -9,32 +9,37 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import signal
-import sys
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
 
+import structlog
 import typer
 
 from asyncq.app import AsyncQ
 from asyncq.cli.arguments import MAX_SLOTS, read_queues
-from asyncq.cli.leftovers import Leftovers
+from asyncq.cli.event_loop import EventLoop, loop_factory
 from asyncq.cli.main_task import run_to_end
 from asyncq.cli.options import BrokerUrlOption, override
-from asyncq.cli.report import FAULT, exit_code_of, message_of, report
+from asyncq.cli.serving import serve, tell
+from asyncq.cli.stopping import nothing_to_drain
+from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, supervise
 from asyncq.cli.text import printable, safe_urls
 from asyncq.cli.version import asyncq_version
-from asyncq.errors import ConfigurationError
+from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
-
-if TYPE_CHECKING:
-    from asyncq.worker.worker import Worker  # the other commands need not load it
+from asyncq.supervisor.link import SupervisorLink
+from asyncq.worker.exit_codes import DRAINED
 
 __all__ = ["worker"]
 
 log = get_logger("asyncq.cli")
+
+_MAX_PROCESSES = 256
+_BROKER_URL = "ASYNCQ_WORKER_BROKER_URL"
+"""What the supervisor was told by --broker-url, for its worker processes."""
 
 
 def worker(  # noqa: PLR0913 - the options of the command
@@ -52,6 +57,28 @@ def worker(  # noqa: PLR0913 - the options of the command
             min=1, max=MAX_SLOTS, help="Slots for each queue that names no number: so many tasks run at once."
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=_MAX_PROCESSES,
+            help="So many worker processes, each with these slots, under a supervisor that starts them again.",
+        ),
+    ] = None,
+    max_tasks: Annotated[
+        int | None,
+        typer.Option(min=1, help="A worker process drains after so many tasks, and a new one takes its place."),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="For development: restart when Python files change. Needs asyncq[reload].")
+    ] = False,
+    reload_dir: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Where --reload looks; repeatable. By default the current directory."),
+    ] = None,
+    loop: Annotated[
+        EventLoop, typer.Option(help="The event loop: by default uvloop's where it is installed (asyncq[uvloop]).")
+    ] = EventLoop.AUTO,
     log_level: Annotated[LogLevel, typer.Option(case_sensitive=False)] = LogLevel.INFO,
     log_format: Annotated[
         LogFormat, typer.Option(help="For people, or one JSON object a line for machines.")
@@ -62,20 +89,58 @@ def worker(  # noqa: PLR0913 - the options of the command
         typer.Option(metavar="SECONDS", min=0, help="How long running tasks may finish after the first SIGTERM."),
     ] = None,
 ) -> None:
-    """Run the tasks of an app."""
+    """Run the tasks of an app.
+
+    Exit codes: 0 drained; 2 wrong command line, configuration or app; 3 no broker reached; 4 refused by the broker;
+    5 drained, and tasks that took too long were handed back; 70 a fault; 75 start me again; 130 and 143 stopped at
+    once by the second SIGINT or SIGTERM.
+    """
+    link = SupervisorLink.from_environment()
     configure_logging(log_level, log_format)
     as_log = log_format is LogFormat.JSON
     try:
-        app = load_app(target)
-        override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
-        queues = _queues(app, queue or [])
-        _introduce(app, target, queues, as_log=as_log)
-        code = run_to_end(_serve(app, queues, as_log=as_log))
+        if link is None and (reload or processes is not None or max_tasks is not None):
+            loop_factory(loop)  # what is not installed is told once
+            if drain_timeout is None and reload:
+                drain_timeout = RELOAD_DRAIN_TIMEOUT_S
+            options = {
+                "slots": slots,
+                "max-tasks": max_tasks,
+                "loop": loop,
+                "log-level": log_level,
+                "log-format": log_format,
+                "drain-timeout": drain_timeout,
+            }
+            # By the environment: what is on a command line, every user of the machine can read.
+            if broker_url is not None:
+                os.environ[_BROKER_URL] = broker_url
+            command = WorkerCommand(target, queue or [], options)
+            code = supervise(command, processes or 1, _folders(reload_dir, reload=reload), as_log=as_log)
+        else:
+            _folders(reload_dir, reload=reload)
+            if link is not None:
+                structlog.contextvars.bind_contextvars(process=link.number)
+                broker_url = os.environ.pop(_BROKER_URL, broker_url)
+            with nothing_to_drain():
+                app = load_app(target)
+                override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
+                queues = _queues(app, queue or [])
+                _introduce(app, target, queues, as_log=as_log, link=link)
+                code = run_to_end(serve(app, queues, link, max_tasks=max_tasks, as_log=as_log), loop_factory(loop))
     except asyncio.CancelledError:
-        code = 0  # a signal while it was still connecting: nothing had begun
+        code = DRAINED  # a signal while it was still connecting: nothing had begun
     except Exception as error:  # noqa: BLE001 - the end of the process; whatever it is, it is told
-        code = _tell(error, as_log=as_log)
+        code = tell(error, as_log=as_log)
     raise typer.Exit(code)
+
+
+def _folders(reload_dir: list[Path] | None, *, reload: bool) -> list[Path] | None:
+    """Return the folders that `--reload` watches; None where it was not given."""
+    if reload:
+        return reload_dir or [Path()]
+    if reload_dir:
+        raise InvalidOption("--reload-dir says where --reload looks; give --reload as well.")
+    return None
 
 
 def _queues(app: AsyncQ, names: list[str]) -> dict[str, int]:
@@ -90,8 +155,10 @@ def _queues(app: AsyncQ, names: list[str]) -> dict[str, int]:
     return dict.fromkeys(sorted({task.queue for task in app.tasks.values()}), app.settings.slots)
 
 
-def _introduce(app: AsyncQ, target: str, queues: Mapping[str, int], *, as_log: bool) -> None:
-    """Say what this worker is."""
+def _introduce(
+    app: AsyncQ, target: str, queues: Mapping[str, int], *, as_log: bool, link: SupervisorLink | None
+) -> None:
+    """Say what this worker is; of several processes the first one speaks for all."""
     tasks = {name: app.tasks[name].queue for name in sorted(app.tasks)}
     broker = safe_urls(app.settings.broker_url)
     if as_log:
@@ -106,7 +173,7 @@ def _introduce(app: AsyncQ, target: str, queues: Mapping[str, int], *, as_log: b
             tasks=tasks,
             pid=os.getpid(),
         )
-    else:
+    elif link is None or link.number == 1:
         typer.secho(f"asyncq {asyncq_version()}", bold=True, nl=False, err=True)
         typer.echo(f" worker on Python {platform.python_version()}, process {os.getpid()}", err=True)
         _row("app", [f"{app.name} ({target})"])
@@ -116,7 +183,7 @@ def _introduce(app: AsyncQ, target: str, queues: Mapping[str, int], *, as_log: b
         _row("tasks", [f"{name:<{width}}  from {task_queue}" for name, task_queue in tasks.items()])
         typer.echo("", err=True)
     for name in queues:
-        if name not in tasks.values():
+        if name not in tasks.values() and (link is None or link.number == 1):
             log.warning("no task of this app is sent to this queue unless a sender says so", queue=name)
 
 
@@ -124,67 +191,3 @@ def _row(title: str, lines: list[str]) -> None:
     for number, line in enumerate(lines):
         typer.secho(f"  {title if number == 0 else '':<8}", fg="cyan", nl=False, err=True)
         typer.echo(printable(line), err=True)
-
-
-async def _serve(app: AsyncQ, queues: dict[str, int], *, as_log: bool) -> int:
-    starting = asyncio.current_task()
-    assert starting is not None  # noqa: S101 - a coroutine always runs in a task; a type for the checker
-    signals = _StopSignals(starting.cancel)
-    leftovers = Leftovers()
-    running: Worker | None = None
-    try:
-        async with app.open(role="worker"):
-            running = app.worker(queues=queues)
-            signals.on_first = running.stop
-            code = await running.run()
-    except Exception as error:
-        if running is None:
-            raise
-        code = _tell(error, as_log=as_log)
-    if running.threads_abandoned:
-        # That code cannot be stopped, and the interpreter would wait for it before it exits.
-        _exit_at_once(code)
-    if left := await leftovers.end():
-        log.warning("tasks have left something running, which ends with this process", left=left)
-        _exit_at_once(code)
-    return code
-
-
-def _tell(error: Exception, *, as_log: bool) -> int:
-    """Say why the worker ends, in the form that its log has, and return the exit code."""
-    code = exit_code_of(error)
-    if as_log:
-        trace = {"exc_info": error} if code == FAULT else {}
-        log.critical("worker failed", error=type(error).__name__, message=message_of(error), exit_code=code, **trace)
-    else:
-        report(error)
-    return code
-
-
-class _StopSignals:
-    """Handles SIGTERM and SIGINT: the first calls `on_first`, the second ends the process.
-
-    Args:
-        on_first: What the first signal does.
-    """
-
-    def __init__(self, on_first: Callable[[], object]) -> None:
-        self.on_first = on_first
-        self._received = 0
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._receive, number)
-
-    def _receive(self, number: signal.Signals) -> None:
-        self._received += 1
-        if self._received > 1:
-            log.warning("stopping at once; what was running goes back to its queue", signal=number.name)
-            _exit_at_once(128 + number)
-        log.info("stopping; once more stops at once", signal=number.name)
-        self.on_first()
-
-
-def _exit_at_once(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

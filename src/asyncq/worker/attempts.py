@@ -11,7 +11,7 @@ small as the number of slots and of those orphans.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from asyncq.broker import Broker, Delivery
 from asyncq.clock import Clock
@@ -34,6 +34,11 @@ class Attempts:
         broker: Only its status is read: while there is no connection, nothing can come back.
         clock: What that patience goes by.
         lease_patience_s: How long a lost lease may take to come back, in seconds of a working connection.
+
+    Attributes:
+        outcomes: How many deliveries ended how.
+        started: How many attempts have begun.
+        on_start: Called when one begins.
     """
 
     def __init__(self, broker: Broker, clock: Clock, lease_patience_s: float = LEASE_PATIENCE_S) -> None:
@@ -44,6 +49,8 @@ class Attempts:
         self._by_message: dict[str, Attempt] = {}
         self._overdue: set[Attempt] = set()
         self.outcomes: Counter[str] = Counter()
+        self.started = 0
+        self.on_start: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(tuple(self._running))
@@ -62,12 +69,15 @@ class Attempts:
 
     def add(self, attempt: Attempt) -> None:
         """Take in an attempt that starts."""
+        self.started += 1
         attempt.on_orphaned = self._orphaned
         attempt.on_late_end = self._ended_late
         self._running.add(attempt)
         message_id = attempt.delivery.message.message_id
         if message_id is not None:
             self._by_message.setdefault(message_id, attempt)
+        if self.on_start is not None:
+            self.on_start()
 
     def remove(self, attempt: Attempt) -> None:
         """Let go of an attempt that is concluded; one whose code goes on is only counted from now on."""

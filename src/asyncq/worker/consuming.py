@@ -36,6 +36,7 @@ class QueueConsumer:
         breaker: Pauses the slots; None where nothing does.
 
     Attributes:
+        consuming: Set when it has consumed for the first time, or will not.
         ended: Set when nothing of this queue runs here any more, and nothing will: `run` has ended, or `stop` came
             while there was no subscription.
     """
@@ -50,6 +51,7 @@ class QueueConsumer:
         self._breaker = breaker
         self._subscription: Subscription | None = None
         self._stopping = asyncio.Event()
+        self.consuming = asyncio.Event()
         self.ended = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,6 +67,7 @@ class QueueConsumer:
         finally:
             if self._breaker is not None:
                 self._breaker.close()
+            self.consuming.set()
             self.ended.set()
 
     async def _keep_consuming(self) -> None:
@@ -113,6 +116,7 @@ class QueueConsumer:
         errors: list[Exception] = []
         async with self._broker.consume(self._spec.name, slots=self._slots) as subscription:
             self._subscription = subscription
+            self.consuming.set()
             try:
                 if self._breaker is not None:
                     await self._breaker.attach(subscription)

@@ -37,6 +37,7 @@ from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
+from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.publishing import Publishing
@@ -156,6 +157,9 @@ class Worker:
         self._queues = dict(queues)
         self._consumers: list[QueueConsumer] = []
         self._stop_requested = asyncio.Event()
+        self._consuming = asyncio.Event()
+        self._to_restart = False
+        self._handed_back = False
         self._fatal: AsyncQError | None = None
 
     # --- what others see
@@ -204,7 +208,7 @@ class Worker:
         """Work until `stop()`.
 
         Returns:
-            0, the exit code of a worker that was asked to stop.
+            How it went, as an exit code: `DRAINED`, `HANDED_BACK` or `RESTART` of `asyncq.worker.exit_codes`.
 
         Raises:
             TopologyMismatch: A queue exists with other arguments.
@@ -225,11 +229,11 @@ class Worker:
                 self._fatal = self._fatal or error
                 self.stop()
 
-        log.info("worker consumes", queues=self._queues)
         try:
             async with anyio.create_task_group() as group:
                 for consumer in self._consumers:
                     group.start_soon(consume, consumer)
+                group.start_soon(self._say_when_it_consumes)
                 await self._stop_requested.wait()
                 await self._drain()
                 await self._end_leftovers()
@@ -241,7 +245,40 @@ class Worker:
         log.info("worker stopped", abandoned=self.threads_abandoned, outcomes=dict(self._attempts.outcomes))
         if self._fatal is not None:
             raise self._fatal
-        return 0
+        if self._to_restart:
+            return RESTART
+        return HANDED_BACK if self._handed_back else DRAINED
+
+    async def consuming(self) -> None:
+        """Wait until every queue is consumed."""
+        await self._consuming.wait()
+
+    async def _say_when_it_consumes(self) -> None:
+        for consumer in self._consumers:
+            await consumer.consuming.wait()
+        if not self._stop_requested.is_set():
+            log.info("worker consumes", queues=self._queues)
+            self._consuming.set()
+
+    def restart(self, why: str) -> None:
+        """Drain as by `stop()`, and let `run()` return `RESTART`.
+
+        Args:
+            why: What is told in the log.
+        """
+        if not self._stop_requested.is_set():
+            log.info("draining to be started again", why=why)
+            self._to_restart = True
+            self.stop()
+
+    def restart_after(self, tasks: int) -> None:
+        """Restart as soon as so many attempts have begun."""
+
+        def count() -> None:
+            if self._attempts.started >= tasks:
+                self.restart(f"{self._attempts.started} tasks were begun")
+
+        self._attempts.on_start = count
 
     def stop(self) -> None:
         """Drain, and let `run()` return: take nothing new, let what runs finish, hand back what takes too long."""
@@ -259,7 +296,8 @@ class Worker:
         with anyio.CancelScope(deadline=deadline):
             await self._all_ended()
             return
-        if self._attempts:  # with no time to drain, the slots that are free have not ended either
+        self._handed_back = len(self._attempts) > 0
+        if self._handed_back:  # with no time to drain, the slots that are free have not ended either
             log.warning("drain timeout: what still runs is handed back", running=len(self._attempts))
         self._let_go_of_threads()
         for attempt in self._attempts:
