@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import os
+from pathlib import Path
 
 from support import eventually
 
@@ -56,13 +56,14 @@ class Supervised:
         arguments: Of `asyncq worker`, after MODULE:APP.
         target: MODULE:APP.
         environment: What differs for it.
+        before: A program that starts Python, with its arguments.
     """
 
-    def __init__(self, shell, *arguments, target="pids:app", environment=None):
+    def __init__(self, shell, *arguments, target="pids:app", environment=None, before=()):
         (shell.folder / "pids.py").write_text(PIDS)
         self.folder = shell.folder
         self.running = shell.start(
-            "worker", target, "--log-format", "json", *arguments, environment=environment
+            *("worker", target, "--log-format", "json", *arguments), environment=environment, before=before
         )
 
     @property
@@ -110,8 +111,7 @@ class Supervised:
 def alive(pid):
     """Tell whether a process lives; one that has ended and was not reaped does not."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return _state_and_parent(pid)[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -119,11 +119,19 @@ def alive(pid):
 def zombies_of(pid):
     """Return the ended children of a process that it has not reaped."""
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                with open(f"/proc/{name}/stat") as file:
-                    state, parent = file.read().rpartition(")")[2].split()[:2]
-                if int(parent) == pid and state == "Z":
-                    found.append(int(name))
+                if _state_and_parent(folder.name) == ("Z", str(pid)):
+                    found.append(int(folder.name))
     return found
+
+
+def children_of(pid):
+    """Return the ids of the children of a process."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _state_and_parent(pid):
+    state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    return state, parent

@@ -86,9 +86,9 @@ class Shell:
         """Run a command to its end while the event loop goes on."""
         return await asyncio.to_thread(self.run, *arguments, **options)
 
-    def start(self, *arguments, environment=None):
-        """Start a command that goes on; it is ended with the test."""
-        running = Running(self, arguments, environment or {})
+    def start(self, *arguments, environment=None, before=()):
+        """Start a command that goes on; it is ended with the test. `before` is a program that starts Python."""
+        running = Running(self, arguments, environment or {}, before)
         self.started.append(running)
         return running
 
@@ -96,11 +96,11 @@ class Shell:
 class Running:
     """A command that goes on."""
 
-    def __init__(self, shell, arguments, environment):
+    def __init__(self, shell, arguments, environment, before):
         self.log = Path(shell.folder, f"stderr-{len(shell.started)}.log")
         with self.log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "asyncq", *arguments],
+                [*before, sys.executable, "-m", "asyncq", *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 cwd=shell.folder,

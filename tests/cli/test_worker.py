@@ -84,7 +84,7 @@ async def test_what_does_not_finish_in_time_is_handed_back(shell, tmp_path, mana
     await shell.arun("send", "shop.slow", arguments, "--queue", "slow")
     await eventually((tmp_path / "started").exists)
     worker.signal()
-    assert await worker.ends() == 0
+    assert await worker.ends() == 5
     assert not (tmp_path / "finished").exists()
     assert await eventually(lambda: management.ready("slow")) == 1
 
@@ -96,7 +96,7 @@ async def test_a_thread_that_never_ends_does_not_hold_up_the_exit(shell, tmp_pat
     await shell.arun("send", "shop.stuck", json.dumps({"folder": str(tmp_path)}), "--queue", "slow")
     await eventually((tmp_path / "started").exists)
     worker.signal()
-    assert await worker.ends() == 0
+    assert await worker.ends() == 5
     assert await eventually(lambda: management.ready("slow")) == 1
 
 
@@ -150,12 +150,12 @@ def test_in_the_json_format_the_reason_of_the_end_is_an_object_too(offline_shell
     assert "secret-word" not in ended.stderr
 
 
-async def test_a_queue_with_other_arguments_ends_a_worker_with_3(shell, broker_url):
+async def test_a_queue_with_other_arguments_ends_a_worker_with_4(shell, broker_url):
     """The message names the queue and the difference; nothing is changed or deleted."""
     async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
         await channel.declare_queue("mail", durable=True)
     ended = await shell.arun("worker", "shop:app", "-q", "mail")
-    assert ended.returncode == 3
+    assert ended.returncode == 4
     assert "error: " in ended.stderr
     assert "'mail'" in ended.stderr
     assert "x-dead-letter-exchange" in ended.stderr

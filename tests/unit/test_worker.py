@@ -10,6 +10,7 @@ import pytest
 
 from asyncq.errors import AccessRefused, InvalidOption, TopologyMismatch
 from asyncq.settings import Settings
+from asyncq.worker.exit_codes import HANDED_BACK, RESTART
 from asyncq.worker.worker import RunningTask, Worker
 from support import eventually
 from worker_kit import App, Kit, make_kit, make_message
@@ -116,7 +117,7 @@ async def test_an_async_task_that_ignores_the_drain_is_counted_as_abandoned() ->
             worker.stop()
             await eventually(lambda: kit.clock.next_due_s == _GRACE_S, message="it was told to stop")
             await kit.clock.advance(_GRACE_S)
-            assert await asyncio.wait_for(task, 10) == 0
+            assert await asyncio.wait_for(task, 10) == HANDED_BACK
         assert worker.threads_abandoned == 1
         assert kit.node.count("work") == 1
     finally:
@@ -315,3 +316,34 @@ async def test_a_worker_that_is_stopped_before_it_runs_takes_nothing() -> None:
     assert await asyncio.wait_for(worker.run(), 2) == 0
     assert kit.node.count("work") == 1
     assert worker.stats().outcomes == {}
+
+
+async def test_a_worker_restarts_after_so_many_tasks() -> None:
+    """It drains first, and takes nothing new; what its slots had begun is finished."""
+    kit = await make_kit()
+    seen = []
+
+    @kit.task()
+    async def work(n: int) -> None:
+        seen.append(n)
+        await asyncio.sleep(0.01)
+
+    worker = make_worker(kit, {"work": 1})
+    worker.restart_after(3)
+    async with running(worker) as task:
+        for n in range(5):
+            kit.broker.put("work", make_message("work", {"n": n}))
+        assert await asyncio.wait_for(task, 10) == RESTART
+    assert seen == [0, 1, 2]
+    assert kit.node.count("work") == 2
+
+
+async def test_a_worker_that_is_to_restart_and_is_stopped_meanwhile_restarts_once() -> None:
+    """The first wish counts."""
+    kit = await make_kit()
+    worker = make_worker(kit)
+    async with running(worker) as task:
+        await worker.consuming()
+        worker.stop()
+        worker.restart("too late")
+        assert await asyncio.wait_for(task, 10) == 0

@@ -29,107 +29,21 @@ from pamqp import commands
 from asyncq.errors import AsyncQError, BrokerError, NotOpen, QueueGone
 from asyncq.loggers import get_logger
 from asyncq.message import Message
-from asyncq.rabbitmq.common_errors import lease_lost, queue_gone
+from asyncq.rabbitmq.common_errors import queue_gone
 from asyncq.rabbitmq.connection import open_channel
+from asyncq.rabbitmq.delivery import ConsumerSlot, RabbitDelivery
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.link import Link
-from asyncq.rabbitmq.properties import message_from
 from asyncq.rabbitmq.undisturbed import undisturbed
 
-__all__ = ["RabbitDelivery", "RabbitSubscription"]
+__all__ = ["RabbitSubscription"]
 
 log = get_logger("asyncq.rabbitmq")
 
 _RETRY_PAUSE_S = 0.5
 _CLOSE_TIMEOUT_S = 3.0
-
-
-class _Slot:
-    """One consumer. Its lease is a future that is done when the lease is gone."""
-
-    __slots__ = ("changing", "channel", "gone", "number", "tag")
-
-    def __init__(self, number: int, tag: str, channel: Channel, gone: asyncio.Future[None]) -> None:
-        self.number = number
-        self.tag = tag
-        self.channel = channel
-        self.gone = gone
-        self.changing = asyncio.Lock()
-
-
-class RabbitDelivery:
-    """One delivery; see `asyncq.broker.Delivery`."""
-
-    __slots__ = ("_delivery_tag", "_slot", "_subscription", "deliveries", "message", "queue")
-
-    def __init__(
-        self, subscription: RabbitSubscription, slot: _Slot, delivered: DeliveredMessage, delivery_tag: int
-    ) -> None:
-        properties = delivered.header.properties
-        self._subscription = subscription
-        self._slot = slot
-        self._delivery_tag = delivery_tag
-        self.message = message_from(properties, delivered.body)
-        self.queue = subscription.queue
-        self.deliveries = _deliveries(properties)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the lease is gone."""
-        return self._slot.gone.done()
-
-    async def ack(self, *, hold: bool = False) -> None:
-        """See `asyncq.broker.Delivery.ack`."""
-        if hold:
-            # The ack alone would bring the next message into a slot that a thread still occupies.
-            await self._subscription.hold(self._slot.number)
-        else:
-            await self._subscription.settling(self._slot)
-        self._check_lease()
-        try:
-            await self._slot.channel.basic_ack(self._delivery_tag, wait=False)
-        except _CHANNEL_ERRORS as error:
-            raise lease_lost(self.message.task_id) from error
-
-    async def free(self) -> None:
-        """See `asyncq.broker.Delivery.free`."""
-        await self._subscription.free(self._slot.number)
-
-    async def release(self) -> None:
-        """See `asyncq.broker.Delivery.release`.
-
-        A requeue counts as a delivery before RabbitMQ 4.3, and clusters can be mixed: so it is published again,
-        and acked.
-        """
-        self._check_lease()
-        await self._subscription.hand_back(self.message)
-        await self.ack()
-
-    async def reject(self) -> None:
-        """See `asyncq.broker.Delivery.reject`."""
-        await self._subscription.settling(self._slot)
-        self._check_lease()
-        try:
-            await self._slot.channel.basic_reject(self._delivery_tag, requeue=False, wait=False)
-        except _CHANNEL_ERRORS as error:
-            raise lease_lost(self.message.task_id) from error
-
-    async def lost(self) -> None:
-        """See `asyncq.broker.Delivery.lost`."""
-        await asyncio.shield(self._slot.gone)
-
-    def _check_lease(self) -> None:
-        if self._slot.gone.done():
-            raise lease_lost(self.message.task_id)
-
-
-_CHANNEL_ERRORS = (amqp.ChannelInvalidStateError, amqp.AMQPError, ConnectionError)
-
-
-def _deliveries(properties: commands.Basic.Properties) -> int | None:
-    """Return how often a quorum queue has had this message back. Classic queues do not count."""
-    count = (properties.headers or {}).get("x-delivery-count")
-    return count if isinstance(count, int) else None
+_ON_ITS_WAY_S = 0.25
+"""For how long after its last ack a slot may have the next message on its way to it."""
 
 
 class RabbitSubscription:
@@ -150,9 +64,10 @@ class RabbitSubscription:
         self._link = link
         self._tags = tags
         self._deliveries: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
-        self._kept: list[RabbitDelivery] = []  # while paused: brought, and not started
-        self._slots: dict[int, _Slot] = {}
-        self._by_tag: dict[str, _Slot] = {}
+        self._kept: list[RabbitDelivery] = []  # while paused or stopping: brought, and not started
+        self._arrived = asyncio.Event()
+        self._slots: dict[int, ConsumerSlot] = {}
+        self._by_tag: dict[str, ConsumerSlot] = {}
         self._recoveries = 0
         self._channel: Channel | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -223,22 +138,32 @@ class RabbitSubscription:
             await self._adjust_all()
 
     async def stop(self) -> None:
-        """See `asyncq.broker.Subscription.stop`."""
+        """See `asyncq.broker.Subscription.stop`.
+
+        A consumer is cancelled while its slot holds a delivery, for the same reason as in `pause`: a slot that has
+        just become free gets a moment to be filled. What remains are messages that are published in the very moment
+        of the cancel.
+        """
         if self._stopped:
             return
         self._stopped = True
+        self._kept += self._unstarted()
+        await self._let_arrive()
         await self._adjust_all()
-        unstarted = [item for item in (*self._kept, *self._unstarted()) if not item.is_lost]
+        unstarted = [item for item in self._kept if not item.is_lost]
         self._kept = []
         for result in await asyncio.gather(*(item.release() for item in unstarted), return_exceptions=True):
             if isinstance(result, BaseException):
                 log.warning("a delivery could not be handed back, the broker does it", cause=str(result))
         self._finish(None)
 
-    async def settling(self, slot: _Slot) -> None:
-        """Hear that this slot's delivery is about to be settled: in a pause, that must not bring the next one."""
-        if self._paused and not slot.gone.done():
+    async def settling(self, slot: ConsumerSlot) -> None:
+        """Hear that this slot's delivery is about to be settled: in a pause or a stop, that brings no other one."""
+        if slot.gone.done():
+            return
+        if self._paused:
             self._left.add(slot.number)
+        if self._paused or self._stopped:
             await self._adjust(slot)
 
     async def hold(self, number: int) -> None:
@@ -251,6 +176,23 @@ class RabbitSubscription:
         self._held.discard(number)
         with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
             await self._adjust(self._slots[number])
+
+    async def _let_arrive(self) -> None:
+        """Wait until no slot may have a message on its way to it that was sent after its last ack."""
+        now = asyncio.get_running_loop().time
+        while True:
+            waits = [
+                slot.free_since + _ON_ITS_WAY_S - now()
+                for slot in self._slots.values()
+                if slot.free_since is not None and slot.tag in slot.channel.consumers and not slot.gone.done()
+            ]
+            longest_s = max(waits, default=0.0)
+            if longest_s <= 0:
+                return
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(longest_s):
+                    await self._arrived.wait()
 
     def _unstarted(self) -> list[RabbitDelivery]:
         """Take out what waits for a slot. The end of the iteration stays."""
@@ -309,7 +251,7 @@ class RabbitSubscription:
             raise operation_error(error, "opening a channel") from error
         self._kept = [delivery for delivery in self._kept if not delivery.is_lost]
         new_lease = asyncio.get_running_loop().create_future
-        self._slots = {n: _Slot(n, tag, channel, new_lease()) for n, tag in enumerate(self._tags)}
+        self._slots = {n: ConsumerSlot(n, tag, channel, new_lease()) for n, tag in enumerate(self._tags)}
         self._by_tag = {slot.tag: slot for slot in self._slots.values()}
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         slots = tuple(self._slots.values())
@@ -330,12 +272,12 @@ class RabbitSubscription:
     async def _adjust_all(self) -> None:
         await asyncio.gather(*(self._adjust(slot) for slot in list(self._slots.values())))
 
-    async def _adjust(self, slot: _Slot) -> None:
+    async def _adjust(self, slot: ConsumerSlot) -> None:
         """Make the slot consume, or not, as is wanted by now. A caller that is cancelled leaves at once."""
         if not slot.gone.done():
             await undisturbed(self._reconcile(slot))
 
-    async def _reconcile(self, slot: _Slot) -> None:
+    async def _reconcile(self, slot: ConsumerSlot) -> None:
         async with slot.changing:
             wanted = not (self._stopped or slot.number in self._held or slot.number in self._left)
             consuming = slot.tag in slot.channel.consumers
@@ -346,8 +288,9 @@ class RabbitSubscription:
             else:
                 await self._cancel(slot)
 
-    async def _start(self, slot: _Slot) -> None:
+    async def _start(self, slot: ConsumerSlot) -> None:
         try:
+            slot.settled()
             await slot.channel.basic_consume(self.queue, self._on_message, consumer_tag=slot.tag)
         except amqp.ChannelNotFoundEntity as error:
             raise queue_gone(self.queue) from error
@@ -357,7 +300,7 @@ class RabbitSubscription:
         except Exception as error:
             raise operation_error(error, f"consuming from {self.queue!r}") from error
 
-    async def _cancel(self, slot: _Slot) -> None:
+    async def _cancel(self, slot: ConsumerSlot) -> None:
         try:
             await slot.channel.basic_cancel(slot.tag)
         except asyncio.CancelledError:
@@ -374,8 +317,10 @@ class RabbitSubscription:
         if slot is None or slot.channel is not delivered.channel or frame.delivery_tag is None:
             return  # of an earlier channel: the broker has taken it back already
         delivery = RabbitDelivery(self, slot, delivered, frame.delivery_tag)
-        if self._paused:
+        slot.free_since = None
+        if self._paused or self._stopped:
             self._kept.append(delivery)
+            self._arrived.set()
         else:
             self._deliveries.put_nowait(delivery)
 
@@ -390,14 +335,14 @@ class RabbitSubscription:
             self._recovering.add(task)
             task.add_done_callback(self._recovering.discard)
 
-    async def _recover(self, slot: _Slot) -> None:
+    async def _recover(self, slot: ConsumerSlot) -> None:
         """Consume again after the broker's cancel: on the same channel, with a new lease.
 
         The tag is a new one: RabbitMQ 4.3 keeps the old one for a while, and its reuse would close the connection.
         """
         self._recoveries += 1
         tag = f"{self._tags[slot.number]}.{self._recoveries}"
-        fresh = _Slot(slot.number, tag, slot.channel, asyncio.get_running_loop().create_future())
+        fresh = ConsumerSlot(slot.number, tag, slot.channel, asyncio.get_running_loop().create_future())
         self._slots[slot.number] = self._by_tag[tag] = fresh
         slot.channel.closing.add_done_callback(lambda closing: _end_leases(closing, (fresh,)))
         try:
@@ -408,7 +353,7 @@ class RabbitSubscription:
             log.debug("consumer not restarted, the channel's supervisor does it", cause=str(error))
 
 
-def _end_leases(closing: asyncio.Future[object], slots: tuple[_Slot, ...]) -> None:
+def _end_leases(closing: asyncio.Future[object], slots: tuple[ConsumerSlot, ...]) -> None:
     if not closing.cancelled():
         closing.exception()  # seen
     for slot in slots:
