@@ -11,6 +11,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from asyncq import AsyncQ
@@ -39,6 +40,23 @@ async def block(folder: Path) -> None:
     (folder / f"started-{os.getpid()}").touch()
     while True:
         pass
+
+
+@app.task
+async def rest(folder: Path) -> None:
+    await inner_rest(folder)
+
+
+async def inner_rest(folder: Path) -> None:
+    (folder / f"started-{os.getpid()}").touch()
+    await asyncio.sleep(3600)
+
+
+@app.task
+def hold(folder: Path) -> None:
+    (folder / "held").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.02)
 
 
 @app.task

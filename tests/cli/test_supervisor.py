@@ -1,5 +1,6 @@
 """`asyncq worker --processes`: started, watched, restarted and stopped, as people and process managers do it."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -266,3 +267,198 @@ async def test_a_worker_drains_as_process_1_of_a_container(shell, arguments):
     os.kill(inside, signal.SIGTERM)
     assert await supervised.running.ends() == 0
     assert supervised.lines()[0]["pid"] == 1
+
+
+async def test_the_second_signal_stops_also_a_worker_whose_loop_is_blocked(shell):
+    """No code of a task can hold it up; a supervisor says before that it has heard the first one."""
+    supervised = Supervised(shell, "--slots", "1", "--processes", "1")
+    await supervised.consumes(1)
+    await send(shell, "block", 1)
+    await eventually(lambda: len(supervised.in_slow()) == 1)
+    supervised.running.signal()
+    await supervised.said("stopping all worker processes; once more stops at once")
+    supervised.running.signal()
+    assert await supervised.running.ends(timeout=5) == 143
+
+
+async def test_the_second_signal_stops_also_a_blocked_worker_on_its_own(shell):
+    """Its loop hears neither of the two; its process does."""
+    supervised = Supervised(shell, "--slots", "1")
+    await supervised.consumes(1)
+    await send(shell, "block", 1)
+    await eventually(lambda: len(supervised.in_slow()) == 1)
+
+    def ended():
+        supervised.running.signal()  # two that come at once are one to the kernel
+        return supervised.running.process.poll() is not None
+
+    await eventually(ended, 5)
+    assert supervised.running.process.returncode == 143
+
+
+async def test_sigusr1_tells_what_runs_with_stacks(shell):
+    """Tasks that wait, in threads, and one that blocks the loop; the supervisor tells of its processes."""
+    supervised = Supervised(shell, "--processes", "2", "--slots", "3")
+    await supervised.consumes(2)
+    await send(shell, "rest")
+    await send(shell, "hold")
+    await eventually(lambda: supervised.in_slow() and (shell.folder / "held").exists())
+    supervised.running.signal(signal.SIGUSR1)
+    lines = await supervised.said("worker process", 2)
+    assert [(line["process"], line["state"], line["restarts"]) for line in lines] == [(1, "ready", 0), (2, "ready", 0)]
+    assert sorted(line["pid"] for line in lines) == sorted(supervised.started())
+    told = {line["task"]: line for line in await supervised.said("running task", 2)}
+    assert told["pids.rest"]["stack"].index("await inner_rest(folder)") < told["pids.rest"]["stack"].index(
+        "await asyncio.sleep(3600)"
+    )
+    assert told["pids.hold"]["stack"].count("\n  File ") <= 1
+    assert "in hold" in told["pids.hold"]["stack"]
+    assert {line["attempt"] for line in told.values()} == {1}
+    assert all(line["task_id"] and line["queue"] == "pids" and line["process"] in {1, 2} for line in told.values())
+    (shell.folder / "go").touch()
+    supervised.running.signal()
+    supervised.running.signal(signal.SIGINT)
+    assert await supervised.running.ends() in {130, 143}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_task_that_blocks_the_loop_is_named_with_its_stack(shell, loop):
+    """By the watchdog, and by SIGUSR1, which needs no loop either."""
+    environment = {"ASYNCQ_BLOCKED_LOOP_AFTER_S": "0.3"}
+    supervised = Supervised(shell, "--slots", "1", "--loop", loop, environment=environment)
+    await supervised.consumes(1)
+    await send(shell, "block")
+    lines = await supervised.said(
+        "the event loop is blocked: nothing else runs meanwhile, the heartbeats to the broker included", 2
+    )
+    assert [line["task"] for line in lines] == ["pids.block"] * 2
+    assert all("in block" in line["stack"] and "while True:" in line["stack"] for line in lines)
+    assert 0.2 <= lines[0]["blocked_s"] < lines[1]["blocked_s"]
+    supervised.running.signal(signal.SIGUSR1)
+    (told,) = await supervised.said("running task")
+    assert told["task"] == "pids.block"
+    assert "in block" in told["stack"]
+    supervised.running.process.kill()
+
+
+# --- --reload
+
+
+async def test_changed_code_is_run_by_new_processes(shell):
+    """Also the first version that works after one that did not."""
+    supervised = Supervised(shell, "--reload")
+    await supervised.consumes(1)
+    code = (shell.folder / "pids.py").read_text()
+    (shell.folder / "pids.py").write_text(code.replace("{key} {os.getpid()}", "new-{key} {os.getpid()}"))
+    (changed,) = await supervised.said("code changed, restarting")
+    assert changed["files"] == ["pids.py"]
+    await supervised.consumes(2)
+    await send(shell, "note")
+    await eventually(lambda: [key for key, _ in supervised.ran()] == ["new-0"])
+
+    (shell.folder / "pids.py").write_text("this is no Python\n")
+    (failed,) = await supervised.said("worker process ended, waiting for a change of the code")
+    assert failed["how"] == "wrong configuration"
+    (shell.folder / "pids.py").write_text(code)
+    await supervised.consumes(3)
+    supervised.running.signal()
+    assert await supervised.running.ends() == 0
+
+
+async def test_code_that_is_wrong_from_the_start_is_waited_for(shell):
+    """Whoever develops corrects it and need not start the worker again."""
+    (shell.folder / "wrong.py").write_text("import not_there_at_all\n")
+    supervised = Supervised(shell, "--reload", "--processes", "2", target="wrong:app")
+    await supervised.said("worker process ended, waiting for a change of the code")
+    (shell.folder / "wrong.py").write_text("from pids import app\n")
+    await supervised.consumes(2)
+    supervised.running.signal()
+    assert await supervised.running.ends() == 0
+
+
+async def test_a_running_task_gets_two_seconds_when_the_code_changes(shell, management):
+    """Then it is handed back, and the new code runs it from its beginning."""
+    watched = shell.folder / "watched"
+    watched.mkdir()
+    supervised = Supervised(shell, "--reload", "--reload-dir", "watched", "--slots", "1")
+    await supervised.consumes(1)
+    await send(shell, "slow")
+    await eventually(lambda: len(supervised.in_slow()) == 1)
+    (shell.folder / "elsewhere.py").write_text("x = 1\n")
+    (watched / "notes.txt").write_text("no code\n")
+    (watched / "code.py").write_text("x = 1\n")
+    (changed,) = await supervised.said("code changed, restarting")
+    assert changed["files"] == ["code.py"]
+    await eventually(lambda: len(supervised.in_slow()) == 2, 30)
+    (shell.folder / "go").touch()
+    await eventually(lambda: [key for key, _ in supervised.ran()] == ["slow"])
+    supervised.running.signal()
+    assert await supervised.running.ends() == 0
+
+
+# --- wrong options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--processes", "0"), "--processes"),
+        (("--processes", "257"), "--processes"),
+        (("--processes", "many"), "--processes"),
+        (("--max-tasks", "0"), "--max-tasks"),
+        (("--max-tasks", "1.5"), "--max-tasks"),
+        (("--loop", "trio"), "--loop"),
+        (("--reload-dir", "."), "give --reload as well"),
+        (("--reload", "--reload-dir", "nowhere"), "--reload-dir nowhere: there is no such folder"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused_with_2(refusing, arguments, said):
+    """Before any process is started."""
+    ended = refusing("worker", "shop:app", *arguments)
+    assert ended.exit_code == 2, ended.stderr
+    assert said in ended.stderr
+    assert "worker process started" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("watchfiles", ("--reload",)), ("uvloop", ("--loop", "uvloop", "--processes", "2"))]
+)
+def test_an_extra_that_is_not_installed_is_asked_for_by_name(refusing, monkeypatch, package, arguments):
+    """One message, with the command that installs it."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+    ended = refusing("worker", "shop:app", *arguments)
+    assert ended.exit_code == 2
+    assert f"the package {package}, which is not installed" in ended.stderr
+    assert "pip install 'asyncq[" in ended.stderr
+
+
+# --- event loops
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_both_event_loops_drain_and_stop_at_once(shell, management, loop, number):
+    """The loops handle signals in ways of their own."""
+    supervised = Supervised(shell, "--loop", loop, "--slots", "2")
+    await supervised.consumes(1)
+    await send(shell, "note", 20)
+    await eventually(lambda: len(supervised.ran()) == 20)
+    await send(shell, "slow", 1)
+    await eventually(lambda: len(supervised.in_slow()) == 1)
+    supervised.running.signal(number)
+    await supervised.said("stopping; once more stops at once")
+    (shell.folder / "go").touch()
+    assert await supervised.running.ends() == 0
+    (shell.folder / "go").unlink()
+
+    again = Supervised(shell, "--loop", loop, "--slots", "1")
+    await again.consumes(1)
+    await send(shell, "slow", 1)
+    await eventually(lambda: len(again.in_slow()) == 2)
+    again.running.signal(number)
+    await again.said("stopping; once more stops at once")
+    again.running.signal(number)
+    assert await again.running.ends(timeout=5) == 128 + number
+    assert await eventually(lambda: management.ready("pids")) == 1

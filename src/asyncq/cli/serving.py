@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -45,10 +46,13 @@ async def serve(
         link.on_drain = lambda: stopping.ask("supervisor")
     leftovers = Leftovers()
     running: Worker | None = None
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to tell; by default it would end us
     try:
         async with app.open(role="worker"):
             running = app.worker(queues=queues)
             stopping.on_first = running.stop
+            dump = running.dump
+            signal.signal(signal.SIGUSR1, lambda *_: dump())
             if max_tasks is not None:
                 running.restart_after(max_tasks)
             telling = asyncio.create_task(_tell_supervisor(running, link, app.settings.drain_timeout_s))

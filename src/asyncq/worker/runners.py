@@ -72,6 +72,7 @@ class ThreadPool:
         self._busy = 0
         self._refusing = False
         self._threads: list[threading.Thread] = []
+        self._running: dict[Attempt, int] = {}
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -79,6 +80,10 @@ class ThreadPool:
     def busy(self) -> int:
         """How many threads run user code."""
         return self._busy
+
+    def thread_of(self, attempt: Attempt) -> int | None:
+        """Return the identifier of the thread that runs an attempt; None where none does."""
+        return self._running.get(attempt)
 
     async def place(self) -> bool:
         """Wait for a free place and take it. Mostly there is one: only code that goes on without a lease holds more.
@@ -114,12 +119,14 @@ class ThreadPool:
 
         def job() -> None:
             ending: Returned | Raised
+            self._running[attempt] = threading.get_ident()
             try:
                 value = context.run(attempt.task.function, *args, **kwargs)
                 _refuse_coroutine(value, attempt.task.name)
                 ending = Returned(value)
             except BaseException as error:  # noqa: BLE001 - the invariant of this module
                 ending = Raised(error)
+            del self._running[attempt]
             with contextlib.suppress(RuntimeError):  # the loop has ended without us: nobody is there to hear it
                 loop.call_soon_threadsafe(self._ended, attempt, ending)
 

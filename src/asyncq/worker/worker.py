@@ -45,6 +45,7 @@ from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.watchdog import Watchdog
 
 __all__ = ["RunningTask", "Worker", "WorkerApp", "WorkerStats"]
 
@@ -156,6 +157,7 @@ class Worker:
         self._app = app
         self._queues = dict(queues)
         self._consumers: list[QueueConsumer] = []
+        self._watchdog = Watchdog(self._attempts, self._threads, settings.blocked_loop_after_s)
         self._stop_requested = asyncio.Event()
         self._consuming = asyncio.Event()
         self._to_restart = False
@@ -202,6 +204,10 @@ class Worker:
             breakers={queue: breaker.state for queue, breaker in self._breakers.items()},
         )
 
+    def dump(self) -> None:
+        """Tell in the log what runs at the moment, with the stacks. Safe in a signal's handler, and in any thread."""
+        self._watchdog.dump()
+
     # --- life
 
     async def run(self) -> int:
@@ -229,6 +235,7 @@ class Worker:
                 self._fatal = self._fatal or error
                 self.stop()
 
+        self._watchdog.start()
         try:
             async with anyio.create_task_group() as group:
                 for consumer in self._consumers:
@@ -242,6 +249,7 @@ class Worker:
             for attempt in self._attempts:
                 attempt.interrupt("drain")
             self._threads.close()
+            self._watchdog.stop()
         log.info("worker stopped", abandoned=self.threads_abandoned, outcomes=dict(self._attempts.outcomes))
         if self._fatal is not None:
             raise self._fatal
