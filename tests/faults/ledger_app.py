@@ -51,6 +51,20 @@ async def receive(ctx: TaskContext, key: str, more: list[int] | None = None) -> 
     write_down(ctx.task_id)
 
 
+@app.task(pass_context=True, queue="rolling")
+async def step(ctx: TaskContext, seconds: float) -> None:
+    """Write down that this attempt began, work, and write down that it has ended."""
+    _note_step(ctx, "began")
+    await asyncio.sleep(seconds)
+    _note_step(ctx, "ended")
+
+
+def _note_step(ctx: TaskContext, what: str) -> None:
+    entry = {"id": ctx.task_id, "attempt": ctx.attempt, "what": what, "pid": os.getpid()}
+    with (FOLDER / f"steps-{os.getpid()}.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
 def write_down(key: str) -> None:
     at = time.monotonic()
     with (FOLDER / f"ran-{os.getpid()}.jsonl").open("a") as file:

@@ -55,7 +55,8 @@ async def test_idle_threads_end_with_the_pool_and_are_daemons() -> None:
     go_on, _, _ = gate(kit)
     go_on.set()
     await kit.execution.execute(kit.delivery("wait", {"n": 1}))
-    (thread,) = set(threading.enumerate()) - before
+    started = set(threading.enumerate()) - before
+    (thread,) = [item for item in started if item.name != "asyncq-task-starter"]
     assert thread.daemon
     assert thread.name.startswith("asyncq-task-")
     kit.threads.close()
@@ -92,6 +93,51 @@ async def test_a_system_without_more_threads_is_a_failure_of_the_task(monkeypatc
     assert isinstance(outcome, Failed)
     assert outcome.failure.message == "can't start new thread"
     assert isinstance((await kit.execution.execute(kit.delivery("wait", {"n": 1}))).outcome, Succeeded)
+
+
+async def test_a_system_that_has_no_thread_later_on_is_a_failure_of_that_task_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that starts the others is there by then."""
+    kit = await make_kit(places=2)
+    go_on, started, _ = gate(kit)
+    first = asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": 1})))
+    await eventually(lambda: started == [1])
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        outcome = (await kit.execution.execute(kit.delivery("wait", {"n": 2}))).outcome
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.message == "can't start new thread"
+    go_on.set()
+    assert isinstance((await first).outcome, Succeeded)
+    assert kit.threads.busy == 0
+
+
+async def test_a_thread_that_takes_long_to_start_does_not_hold_up_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside busy threads a start waits for its turn; the loop must not wait with it."""
+    kit = await make_kit()
+    go_on, _, _ = gate(kit)
+    go_on.set()
+    may_start, in_time = threading.Event(), []
+    start = threading.Thread.start
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name != "asyncq-task-starter":
+            in_time.append(may_start.wait(5))
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slowly)
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": 1})))
+    await eventually(lambda: kit.threads.busy == 1)
+    may_start.set()
+    assert isinstance((await running).outcome, Succeeded)
+    assert in_time == [True]
 
 
 async def test_a_place_is_not_lost_when_the_one_who_waited_for_it_is_cancelled() -> None:

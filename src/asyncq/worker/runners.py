@@ -13,14 +13,14 @@ import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from asyncq.worker.attempt import Attempt, Raised, Returned
 
 __all__ = ["ThreadPool", "start_on_loop"]
 
-_Job = Callable[[], None]
+_Job = tuple[Attempt, Callable[[], None]]
 
 
 def start_on_loop(
@@ -63,6 +63,9 @@ class ThreadPool:
     Places are counted here, because code that overruns its limit cannot be stopped: it keeps its place until it
     returns. The threads are daemons: an abandoned one must not hold up the end of the process.
 
+    They are started by a thread of their own: `Thread.start` waits until the new one runs, and beside busy threads
+    that takes long (50 of them had blocked the event loop for 10 s).
+
     Args:
         places: How many may run at once.
     """
@@ -73,6 +76,7 @@ class ThreadPool:
         self._refusing = False
         self._threads: list[threading.Thread] = []
         self._running: dict[Attempt, int] = {}
+        self._to_start: SimpleQueue[threading.Thread | None] | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -130,25 +134,56 @@ class ThreadPool:
             with contextlib.suppress(RuntimeError):  # the loop has ended without us: nobody is there to hear it
                 loop.call_soon_threadsafe(self._ended, attempt, ending)
 
+        self._jobs.put((attempt, job))
         if len(self._threads) < self._busy:
             thread = threading.Thread(target=self._work, name=f"asyncq-task-{len(self._threads)}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # the system has no more threads for us
-                self._ended(attempt, Raised(error))
-                return
             self._threads.append(thread)
-        self._jobs.put(job)
+            self._start_soon(thread, loop)
 
     def close(self) -> None:
         """Let the idle threads end. Those that run code end after it."""
+        if self._to_start is not None:
+            self._to_start.put(None)
         for _ in self._threads:
             self._jobs.put(None)
         self._threads.clear()
 
+    def _start_soon(self, thread: threading.Thread, loop: asyncio.AbstractEventLoop) -> None:
+        if self._to_start is None:
+            self._to_start = SimpleQueue()
+            starter = threading.Thread(
+                target=self._start_threads, args=(self._to_start, loop), name="asyncq-task-starter", daemon=True
+            )
+            try:
+                starter.start()
+            except RuntimeError as error:
+                self._to_start = None
+                self._not_started(thread, error)
+                return
+        self._to_start.put(thread)
+
+    def _start_threads(self, to_start: SimpleQueue[threading.Thread | None], loop: asyncio.AbstractEventLoop) -> None:
+        while (thread := to_start.get()) is not None:
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no more threads for us
+                with contextlib.suppress(RuntimeError):  # the loop has ended without us
+                    loop.call_soon_threadsafe(self._not_started, thread, error)
+
+    def _not_started(self, thread: threading.Thread, error: RuntimeError) -> None:
+        """End a job that has no thread; where another thread has taken it meanwhile, all is well."""
+        with contextlib.suppress(ValueError):  # the pool is closed
+            self._threads.remove(thread)
+        with contextlib.suppress(Empty):
+            job = self._jobs.get_nowait()
+            if job is None:
+                self._jobs.put(None)
+            else:
+                self._ended(job[0], Raised(error))
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            job[1]()
             del job  # an idle thread must not keep the last task's arguments alive
 
     def _ended(self, attempt: Attempt, ending: Returned | Raised) -> None:
