@@ -85,6 +85,12 @@ def steps(folder: Path, what: str) -> list[dict[str, Any]]:
     return found
 
 
+def under_way(folder: Path, pid: int) -> set[str]:
+    """Return what a process has begun and not ended; empty where the queue is empty, too."""
+    began = {entry["id"] for entry in steps(folder, "began") if entry["pid"] == pid}
+    return began - {entry["id"] for entry in steps(folder, "ended")}
+
+
 async def restart_in_turn(
     url: str, management: VhostManagement, folder: Path, *, tasks: int, processes: int, slots: int, step_s: float
 ) -> str:
@@ -101,8 +107,8 @@ async def restart_in_turn(
         for number, pid in enumerate(workers.pids().values()):
             os.kill(pid, signal.SIGTERM)
             await workers.consumed(processes + number + 1)
-        assert len(steps(folder, "ended")) < tasks  # or the restarts would have met an empty queue
         killed = workers.pids()[1]
+        await eventually(lambda: under_way(folder, killed), message="the process that is killed runs something")
         os.kill(killed, signal.SIGKILL)
         await eventually(lambda: confirmed <= {entry["id"] for entry in steps(folder, "ended")}, 240)
         await workers.consumed(2 * processes + 1)
@@ -111,7 +117,7 @@ async def restart_in_turn(
     cut_off = {entry["id"] for entry in steps(folder, "began") if entry["pid"] == killed}
     assert set(attempts) == confirmed
     assert twice <= cut_off
-    assert len(twice) <= slots
+    assert 1 <= len(twice) <= slots
     assert {entry["attempt"] for entry in steps(folder, "began")} == {1}
     assert await management.ready(f"{QUEUE}.dead") == 0
     assert await management.ready(QUEUE) == 0
@@ -126,11 +132,11 @@ async def restart_in_turn(
 
 async def test_a_rolling_restart_loses_nothing_and_runs_nothing_twice(broker_url, management, tmp_path):
     """But for what a killed process had begun."""
-    await restart_in_turn(broker_url, management, tmp_path, tasks=1200, processes=2, slots=3, step_s=0.05)
+    await restart_in_turn(broker_url, management, tmp_path, tasks=1200, processes=2, slots=3, step_s=0.1)
 
 
 @pytest.mark.prove
 async def test_a_rolling_restart_of_four_workers_over_10000_tasks(broker_url, management, tmp_path, node):
     """In full."""
-    told = await restart_in_turn(broker_url, management, tmp_path, tasks=10_000, processes=4, slots=5, step_s=0.06)
+    told = await restart_in_turn(broker_url, management, tmp_path, tasks=10_000, processes=4, slots=5, step_s=0.15)
     print(f"\n{node.version}: {told}")
