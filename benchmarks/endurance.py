@@ -99,7 +99,7 @@ async def _send(url: str, tasks: int, samples: Sequence[Sample], followed: async
         for first in range(0, tasks, _BATCH):
             names = [_name(number) for number in range(first, min(tasks, first + _BATCH))]
             await app.send_many(
-                app.signature(f"bench.{name}", {"order": dict(FIELDS)}, queue=QUEUE, reply=number % 10 == 0)
+                app.signature(f"bench.{name}", FIELDS, queue=QUEUE, reply=number % 10 == 0)
                 for number, name in enumerate(names)
             )
             while first - (samples[-1][0] if samples else 0) > _AHEAD:
