@@ -36,6 +36,12 @@ class Settings(BaseSettings):
             be what kills workers. Of it and `delivery_limit`, the lower one holds.
         delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
             and without a reply: the backstop. It is an argument of the queues.
+        results: The result store, where any process can read states, progress and results: `sqlite:///results.db`,
+            `postgresql://user:password@host/database`, `redis://host:6379/0`, `memory://` (this process only), or
+            `none`. All processes of an app need the same one.
+        result_ttl_s: How long the store keeps a task after its end, in seconds.
+        results_timeout_s: How long one call to the store may take, in seconds.
+        progress_interval_s: How much time is between two progress updates of a task that go into the store, in seconds.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
     """
 
@@ -55,6 +61,10 @@ class Settings(BaseSettings):
     slots: int = Field(default=10, ge=1, le=2000)
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
+    results: str = "none"
+    result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    results_timeout_s: float = Field(default=10.0, gt=0)
+    progress_interval_s: float = Field(default=0.5, ge=0)
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)
 
 

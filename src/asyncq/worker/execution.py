@@ -19,6 +19,7 @@ from asyncq.retry import RetryDefaults
 from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
+from asyncq.worker.recording import AttemptRecord, Recording
 from asyncq.worker.runners import ThreadPool, start_on_loop
 from asyncq.worker.verdict import decide
 
@@ -49,12 +50,14 @@ class Executed:
         number: The attempt's number; 1 where the message could not be read.
         outcome: How it ended.
         holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
+        record: What is noted of the attempt in the result store; None for nothing, or where nothing ran.
     """
 
     delivery: Delivery
     number: int
     outcome: Outcome
     holding: Attempt | None = None
+    record: AttemptRecord | None = None
 
     @property
     def hold(self) -> bool:
@@ -71,16 +74,24 @@ class Execution:
         threads: Where `def` tasks run.
         rules: Limits and defaults.
         services: What the worker lends to running code.
+        recording: Notes what runs in the result store.
     """
 
     def __init__(
-        self, intake: Intake, attempts: Attempts, threads: ThreadPool, rules: RunRules, services: ContextServices
+        self,
+        intake: Intake,
+        attempts: Attempts,
+        threads: ThreadPool,
+        rules: RunRules,
+        services: ContextServices,
+        recording: Recording,
     ) -> None:
         self._intake = intake
         self._attempts = attempts
         self._threads = threads
         self._rules = rules
         self._services = services
+        self._recording = recording
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
 
     async def execute(self, delivery: Delivery) -> Executed:
@@ -116,8 +127,11 @@ class Execution:
         if task.run.time_limit_s is not None:
             limits = Limits(limits.clock, task.run.time_limit_s, limits.grace_s)
         deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
-        context = TaskContext(delivery.message, delivery.queue, call.attempt, self._services, deadline_ms)
+        record = self._recording.begin(delivery, call.attempt)
+        on_progress = None if record is None else record.progressed
+        context = TaskContext(delivery.message, delivery.queue, call.attempt, self._services, deadline_ms, on_progress)
         attempt = Attempt(delivery, task, call.attempt, context, limits)
+        attempt.record = record
         self._attempts.add(attempt)
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
@@ -137,7 +151,7 @@ class Execution:
             self._warn_overdue(attempt)
         outcome = decide(attempt, ending, self._rules.retry)
         holding = attempt if overdue and attempt.in_thread and attempt.interrupted == "limit" else None
-        return Executed(delivery, attempt.number, outcome, holding)
+        return Executed(delivery, attempt.number, outcome, holding, attempt.record)
 
     def _warn_overdue(self, attempt: Attempt) -> None:
         log.warning(
