@@ -180,12 +180,12 @@ class SyncSender:
             task_id: The task's id.
             task: Which task it is, for a result of its type.
         """
-        bridge = self._bridge()
+        bridge, sender = self._bridge(), self._sender()
 
         async def made() -> ResultHandle[Any]:
             if task is None:
-                return self._sender().handle_of(task_id, None, from_json)
-            return self._sender().handle_of(task_id, task.name, task.results.decode)
+                return sender.handle_of(task_id, None, from_json)
+            return sender.handle_of(task_id, task.name, task.results.decode)
 
         return SyncHandle(bridge, bridge.run(made, "app.handle(id)"))
 
