@@ -190,7 +190,8 @@ class Client:
             task: Its name, where another one's id is to be refused.
             decode: Reads the result's JSON.
         """
-        pending = self._pending.get(task_id)
+        # The store knows more than the first reply: a dead letter may have been sent back since, and lives again.
+        pending = self._pending.get(task_id) if self.recorder is None else None
         return ResultHandle(task_id, pending, decode, self.recorder, task, is_sent=False)
 
     # --- messages

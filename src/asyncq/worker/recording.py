@@ -45,13 +45,23 @@ class NotKept(Exception):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a task ended, as far as the store is concerned."""
+    """How a task ended, as far as the store is concerned.
+
+    Attributes:
+        state: A final one.
+        result: What it has returned, as JSON.
+        failure: What went wrong.
+        reason: Why it has failed for good.
+        rejected: Whether it was not run for what its message is, or has rejected that.
+        attempts: How many have run; None for the number of the present one.
+    """
 
     state: TaskState
     result: bytes | None = None
     failure: Failure | None = None
     reason: str | None = None
     rejected: bool = False
+    attempts: int | None = None
 
 
 class AttemptRecord:
@@ -299,7 +309,8 @@ class Recording:
         corrects = keeping.failures and HISTORY in delivery.message.headers
         if not (keeping.states or corrects if succeeded else keeping.failures):
             return None
-        update = self._update(self._recorder, delivery, number, end.state)
+        attempts = number if end.attempts is None else end.attempts
+        update = self._update(self._recorder, delivery, attempts, end.state)
         return replace(
             update,
             result=end.result if keeping.states else None,

@@ -242,7 +242,7 @@ class Settlement:
             except MessageTooLarge:
                 await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
 
-        end = End(TaskState.EXPIRED, failure=failure, reason="expired")
+        end = End(TaskState.EXPIRED, failure=failure, reason="expired", attempts=expired.attempts)
         if failure is None:
             await self._tell(executed, end, reply)
             await delivery.ack(hold=executed.hold)

@@ -31,6 +31,7 @@ THEMES: Final = (
     "mailboxes",
     "sending",
     "results",
+    "states",
     "retries",
     "callbacks",
     "intake",
