@@ -15,7 +15,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from servers import chromium_programs
 
-WINDOW = (860, 640)
+WINDOW = (860, 860)
 
 
 @contextlib.contextmanager
