@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,11 @@ from PIL import Image
 
 import images
 import services
-from demo import checks, notice_service, repair, samples
+from demo import checks, notice_service, repair, samples, upload
 from demo.settings import DemoError, Run
 from demo.stage import DeadTask
 from demo.story import Outcomes, notice_of
+from demo.upload import Uploaded
 from support import eventually
 
 WORKERS = Path(images.__file__).parent
@@ -365,3 +367,40 @@ async def test_the_notice_service_refuses_what_is_no_notice(tmp_path, service_se
         answer = await services.call_service(context, services.ServiceRequest(**request, answer="nothing"))
     assert answer.status == status
     assert not list(tmp_path.glob("*.json"))
+
+
+STATUS = {"state": "started", "progress": None, "result": None, "error": None}
+
+
+@pytest.fixture
+def uploaded(converted):
+    """What a client saw of a picture that was really converted."""
+    run, outcomes, _ = converted
+    result = json.loads(outcomes.converted["a.jpg"].model_dump_json())
+    statuses = [
+        {**STATUS, "progress": {"done": 0, "total": 3}},
+        {**STATUS, "progress": {"done": 3, "total": 3}, "state": "succeeded", "result": result},
+    ]
+    shown = (run.converted / result["thumbnails"][0]["path"]).read_bytes()
+    return run, Uploaded(statuses, {"status": "succeeded", "result": result}, shown)
+
+
+def test_the_checks_hold_for_an_upload_that_went_well(uploaded):
+    """Otherwise the next test would prove nothing."""
+    assert all(check.holds for check in upload.checks_of(*uploaded))
+
+
+@pytest.mark.parametrize("harm", ["no end", "backwards", "half", "other answer", "other picture", "no picture"])
+def test_the_checks_notice_what_is_wrong_with_an_upload(uploaded, harm):
+    """Events that do not end, go back or stop early; an answer or a picture that is another one."""
+    run, seen = uploaded
+    first, last = seen.statuses
+    changed = {
+        "no end": {"statuses": [first]},
+        "backwards": {"statuses": [{**first, "progress": {"done": 5, "total": 3}}, last]},
+        "half": {"statuses": [first, {**last, "progress": {"done": 2, "total": 3}}]},
+        "other answer": {"asked": {"status": "succeeded", "result": {**seen.asked["result"], "seconds": -1.0}}},
+        "other picture": {"shown": seen.shown[:-1]},
+        "no picture": {"shown": b""},
+    }[harm]
+    assert sum(not check.holds for check in upload.checks_of(run, replace(seen, **changed))) >= 1

@@ -44,6 +44,7 @@ class Service:
             "MAIL_SMTP_HOST": "127.0.0.1",
             "MAIL_SENDER": "us@example.org",
             "WEB_UPLOAD_MAX_BYTES": "20000000",
+            "ASYNCQ_PROGRESS_INTERVAL_S": "0.05",
         }
         self.running = contextlib.ExitStack()
         with socket.create_server(("127.0.0.1", 0)) as free:

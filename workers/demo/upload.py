@@ -105,10 +105,13 @@ async def events(client: httpx.AsyncClient, task_id: str) -> AsyncIterator[dict[
 def checks_of(run: Run, uploaded: Uploaded) -> Iterator[Check]:
     """The events lead to the end, the service says the same when it is asked, and the picture is the worker's own."""
     states = [status["state"] for status in uploaded.statuses]
-    done = [status["progress"]["done"] for status in uploaded.statuses if status["progress"]]
+    progress = [status["progress"] for status in uploaded.statuses if status["progress"]]
+    done = [each["done"] for each in progress]
     yield Check(
         "The web service's events told how the upload's task went on, to its success",
-        states[-1:] == ["succeeded"] and len(done) > 1 and done == sorted(done),
+        states[-1:] == ["succeeded"]
+        and done == sorted(done)
+        and done[-1:] == [each["total"] for each in progress[-1:]],
         f"{states}, {done}",
     )
     result = uploaded.statuses[-1]["result"] if uploaded.statuses else None

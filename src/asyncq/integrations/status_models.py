@@ -56,8 +56,10 @@ class TaskStatusOut(BaseModel, Generic[R]):
     error: Annotated[
         TaskErrorOut | None, Field(description="What went wrong: in the end, or in the attempt before the next one.")
     ] = None
+    reason: Annotated[str | None, Field(description="Why no other attempt follows, where it has failed.")] = None
     queued_at: Annotated[datetime | None, Field(description="When it was sent.")] = None
     due_at: Annotated[datetime | None, Field(description="When it may start, where it was sent with a delay.")] = None
+    not_after: Annotated[datetime | None, Field(description="From when on no attempt begins any more.")] = None
     started_at: Annotated[datetime | None, Field(description="When its latest attempt began.")] = None
     retry_at: Annotated[datetime | None, Field(description="When its next attempt begins.")] = None
     finished_at: Annotated[datetime | None, Field(description="When it ended.")] = None
@@ -87,8 +89,10 @@ class TaskStatusOut(BaseModel, Generic[R]):
             progress=status.progress,
             result=None if status.result is None else cls._read(status),
             error=None if status.error is None else _error(status.error, tracebacks=tracebacks),
+            reason=status.reason,
             queued_at=status.queued_at,
             due_at=status.due_at,
+            not_after=status.not_after,
             started_at=status.started_at,
             retry_at=status.retry_at,
             finished_at=status.finished_at,
