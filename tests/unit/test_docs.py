@@ -51,9 +51,9 @@ def test_the_first_task_of_the_readme_can_be_executed():
 def test_the_program_of_the_page_on_results_prints_what_it_shows(tmp_path):
     """On a real file of SQLite."""
     page = ROOT / "docs" / "results.md"
-    (tmp_path / "look.py").write_text(blocks(page)[0])
-    done = subprocess.run([sys.executable, "look.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    shown = re.search(r"^```console\n\$ python look.py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "count.py").write_text(blocks(page)[0])
+    done = subprocess.run([sys.executable, "count.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    shown = re.search(r"^```console\n\$ python count.py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     assert shown is not None
     assert done.stdout == shown[1], done.stderr
 

@@ -17,6 +17,7 @@ from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
 from asyncq.history import last_failure
+from asyncq.keeping import keeping_of
 from asyncq.message import (
     CONTENT_TYPE_JSON,
     Message,
@@ -87,6 +88,7 @@ class Intake:
         try:
             attempt = attempt_of(message)
             first_at_ms_of(message)  # read after the run only, and malformed it must be refused before
+            keeping_of(message)
             _check_form(message)
             task = self._tasks.get(message.type)
             outcome = self._barred(delivery, is_known=task is not None)

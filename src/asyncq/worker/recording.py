@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from asyncq.broker import Delivery
-from asyncq.errors import LeaseLost, MalformedMessage, ResultStoreError
+from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, NotOpen, ResultStoreError
 from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_of
 from asyncq.loggers import get_logger
 from asyncq.message import HISTORY, Message
@@ -253,7 +253,7 @@ class Recording:
         assert recorder is not None  # noqa: S101 - for the type checker: there is an update
         try:
             await recorder.write([update])
-        except ResultStoreError as error:
+        except (ResultStoreError, NotOpen) as error:
             await self._keep_trying(recorder, delivery, record, update, error)
 
     async def _keep_trying(
@@ -262,7 +262,7 @@ class Recording:
         delivery: Delivery,
         record: AttemptRecord | None,
         update: StatusUpdate,
-        error: ResultStoreError,
+        error: AsyncQError,
     ) -> None:
         now_s = asyncio.get_running_loop().time
         began_s = now_s() if record is None else record.began_s
@@ -287,7 +287,7 @@ class Recording:
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
                 try:
                     await recorder.write([update])
-                except ResultStoreError as again:
+                except (ResultStoreError, NotOpen) as again:
                     error = again
                 else:
                     return
