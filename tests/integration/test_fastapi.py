@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
+import uuid
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from asyncq import AsyncQ, TaskContext
 from asyncq.errors import NotOpen
@@ -50,7 +53,8 @@ class Shop:
 
     def __init__(self, broker_url: str, results: str, **settings) -> None:
         self.go_on = threading.Event()
-        self.worker_app = self.make(broker_url, results)
+        same = {name: settings[name] for name in settings.keys() & {"namespace"}}
+        self.worker_app = self.make(broker_url, results, **same)
         self.app = self.make(broker_url, results, **settings)
         self.api = FastAPI(lifespan=asyncq_lifespan(self.app))
         self.api.include_router(task_router())
@@ -426,3 +430,64 @@ def test_a_service_does_not_start_without_a_broker_and_says_why(tmp_path):
     assert "asyncq.errors.BrokerUnavailable" in done.stderr
     assert f"127.0.0.1:{port}" in done.stderr
     assert "aiormq" not in done.stderr
+
+
+async def test_a_client_that_goes_away_ends_the_reading_also_where_the_server_only_says_so_by_an_error(shop):
+    """As servers of ASGI 2.4 do: the next thing that is sent raises OSError."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        if len(sent) == 2:
+            raise OSError("the client has gone")
+        sent.append(message)
+
+    shop.api.include_router(task_router(prefix="/often", keep_alive_s=0.01))
+    async with shop.api.router.lifespan_context(shop.api):
+        handle = await shop.app.tasks["shop.mail"].send("you")
+        path = f"/often/{handle.id}/events"
+        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1"}
+        scope |= {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+        with contextlib.suppress(ClientDisconnect):
+            await shop.api(scope, receive, send)
+        assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+        await eventually(lambda: "asyncq events" not in {task.get_name() for task in asyncio.all_tasks()})
+
+
+async def events_by(results: str) -> list[dict]:
+    """Run a task from its sending to its end, and return what a client hears meanwhile."""
+    name = uuid.uuid4().hex[:12]
+    shop = Shop(f"memory://{name}", results, namespace=f"t-{name}")
+    await shop.app.results.init()
+    async with serving(shop.api) as client:
+        task_id = (await client.post("/mails/you")).json()
+        async with client.stream("GET", f"/tasks/{task_id}/events") as response:
+            events = events_in(response)
+            seen = [(await anext(events)).data]
+            async with working(shop.worker_app):
+                async for event in events:
+                    seen.append(event.data)
+                    if event.data["progress"]:
+                        shop.go_on.set()
+    return seen
+
+
+def check_events(seen: list[dict]) -> None:
+    """From the beginning to the end, with progress in between."""
+    states = [status["state"] for status in seen]
+    assert (states[0], states[-1]) == ("queued", "succeeded")
+    assert "started" in states
+    assert any(status["progress"] for status in seen[:-1])
+    assert seen[-1]["result"] == {"to": "you", "pages": 3}
+
+
+async def test_events_come_from_a_store_in_postgresql(postgres_server):
+    """Which tells of changes by notifications."""
+    check_events(await events_by(postgres_server.url))
+
+
+async def test_events_come_from_a_store_in_redis(redis_server):
+    """Which tells of changes by pub/sub."""
+    check_events(await events_by(redis_server.url))
