@@ -29,6 +29,7 @@ THEMES: Final = (
     "dead_letters",
     "replays",
     "mailboxes",
+    "journals",
     "sending",
     "results",
     "retries",
