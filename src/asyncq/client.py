@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
+from asyncq.cancellations import JOURNAL, checked_ids, entries_of
 from asyncq.clock import Clock
 from asyncq.context import current_context
 from asyncq.errors import (
@@ -147,6 +148,39 @@ class Client:
             ) from errors[0]
         return [item for item in outcomes if isinstance(item, ResultHandle)]
 
+    # --- cancelling
+
+    async def cancel(self, ids: Iterable[str], due_ms: int | None = None) -> None:
+        """Let these tasks not run, or stop them where they run; see `AsyncQ.cancel`.
+
+        Args:
+            ids: Theirs.
+            due_ms: When they are due, in milliseconds since the epoch, where that is known.
+        """
+        keep_ms = self._settings.cancellations_kept_s * 1000
+        if due_ms is not None and due_ms - self._clock.now_ms() > keep_ms > 0:
+            log.warning(
+                "the cancelled task is due after its cancellation may be forgotten; raise cancellations_kept_s",
+                due_ms=due_ms,
+                cancellations_kept_s=self._settings.cancellations_kept_s,
+            )
+        await self._note(ids, undone=False)
+
+    async def undo_cancel(self, ids: Iterable[str]) -> None:
+        """Let these tasks run again; see `AsyncQ.undo_cancel`."""
+        await self._note(ids, undone=True)
+
+    async def _note(self, ids: Iterable[str], *, undone: bool) -> None:
+        checked = checked_ids(ids)
+        settings = self._settings
+        if settings.cancellations_kept_s <= 0:
+            raise InvalidOption(
+                "Cancelling is switched off in this app: cancellations_kept_s is 0 (ASYNCQ_CANCELLATIONS_KEPT_S)."
+            )
+        journal = self._broker.journal(JOURNAL, keep_s=settings.cancellations_kept_s)
+        for entry in entries_of(checked, self._clock.now_ms(), undone=undone):
+            await journal.append(entry.to_json(), timeout_s=settings.publish_timeout_s)
+
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
         errors = await self._broker.publish_many(
@@ -198,11 +232,13 @@ class Client:
         publication = Publication(
             message, Exchange(self._tasks_exchange, queue), Delay(delay_s) if delay_s > 0 else None
         )
-        return publication, ResultHandle(task_id, pending, signature.decode)
+        due_at_ms = headers.get(DUE_AT)
+        return publication, ResultHandle(task_id, pending, signature.decode, lambda: self.cancel([task_id], due_at_ms))
 
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)
-        if pending is None or pending.lost is not None:  # sent again: what was lost before is lost for the old handle
+        # Sent again: what was lost before is lost for the old handle, and what came before is that one's end.
+        if pending is None or pending.lost is not None or pending.final is not None:
             pending = self._pending[task_id] = PendingReply()
         return pending
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from asyncq.errors import (
     InvalidResult,
     NoReply,
+    NotOpen,
     ReplyLost,
     ResultTimeout,
     TaskCancelled,
@@ -109,12 +110,19 @@ class ResultHandle(Generic[R]):
         id: The task's id: the same for every attempt.
     """
 
-    __slots__ = ("__weakref__", "_decode", "_pending", "id")
+    __slots__ = ("__weakref__", "_cancel", "_decode", "_pending", "id")
 
-    def __init__(self, id: str, pending: PendingReply | None, decode: Callable[[bytes], R]) -> None:  # noqa: A002 - the public name
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the public name
+        pending: PendingReply | None,
+        decode: Callable[[bytes], R],
+        cancel: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.id = id
         self._pending = pending
         self._decode = decode
+        self._cancel = cancel
 
     def __repr__(self) -> str:
         return f"ResultHandle({self.id!r})"
@@ -129,6 +137,7 @@ class ResultHandle(Generic[R]):
             TaskFailed: The task has finally failed.
             TaskRejected: It was never run, or rejected its message.
             TaskExpired: Its `expires=` was over before it could run, or run again.
+            TaskCancelled: It was cancelled, before it ran or while it did.
             ResultTimeout: Nothing came in time. The task goes on; calling again goes on waiting.
             NoReply: The task was sent with `reply=False`.
             ReplyLost: The reply queue was lost. The task itself is not affected.
@@ -148,6 +157,28 @@ class ResultHandle(Generic[R]):
         if pending.final is not None:
             return self._read(pending.final)
         raise pending.lost or ReplyLost(f"The reply queue was lost while task {self.id} was waited for.")
+
+    async def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs. Returns when the broker has confirmed it to be cancelled.
+
+        A running `async def` task is cancelled within a second; a `def` task sees `ctx.cancelled`. One that waits in
+        its queue, for its delay or for a retry does not run any more. `result()` then raises `TaskCancelled`, as soon
+        as a worker has come to the task; or returns the result, where the task was faster.
+
+        Returns:
+            False where the task has ended, as this handle knows already: nothing was asked for then.
+
+        Raises:
+            InvalidOption: Cancelling is switched off, by `cancellations_kept_s=0`.
+            PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
+            BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
+        """
+        if self._cancel is None:
+            raise NotOpen(f"The handle of task {self.id} belongs to no open app. Use `await app.cancel(id)`.")
+        if self._pending is not None and self._pending.final is not None:
+            return False
+        await self._cancel()
+        return True
 
     async def updates(self) -> AsyncIterator[Progress]:
         """Iterate the task's progress, as it comes, until the task ends or the reply queue is lost.

@@ -114,6 +114,10 @@ class SyncHandle(Generic[R]):
         """
         return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
 
+    def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs; see `ResultHandle.cancel`."""
+        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
+
     def updates(self) -> Iterator[Progress]:
         """Iterate the task's progress until it ends."""
         updates = self._handle.updates()

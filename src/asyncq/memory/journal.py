@@ -99,6 +99,7 @@ class MemoryFollowing:
         if item is None:
             raise StopAsyncIteration
         if isinstance(item, NotOpen):
+            self._arrived.put_nowait(item)  # it stays so
             raise item
         return item
 

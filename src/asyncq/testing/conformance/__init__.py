@@ -36,6 +36,7 @@ THEMES: Final = (
     "callbacks",
     "intake",
     "breaker",
+    "cancelling",
     "working",
 )
 
