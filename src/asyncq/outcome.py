@@ -135,7 +135,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody asked for the task not to run, or to stop."""
+    """Somebody asked for the task not to run, or to stop.
+
+    Attributes:
+        attempts: How many have begun; None for the number of the present one, which has.
+    """
+
+    attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

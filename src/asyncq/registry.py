@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 from asyncq.callback import CallsBack
 from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
+from asyncq.keeping import keeping_of_options
 from asyncq.options import RunOptions, TaskOptions
 from asyncq.queue_names import check_app_name, check_queue_name
 from asyncq.retry import policies_of
@@ -133,7 +134,7 @@ class TaskRegistry:
         Args:
             function: The function, where the decorator is used without parentheses.
             pass_context: The function takes the `TaskContext` as its first parameter.
-            **options: See `TaskOptions`: name, queue, retry, time_limit, reply, on_failure.
+            **options: See `TaskOptions`: name, queue, retry, time_limit, reply, on_failure, keep, result_ttl.
 
         Raises:
             TaskDefinitionError: The function cannot be a task; the message names the parameter and the remedy.
@@ -190,6 +191,7 @@ class TaskRegistry:
                 on_failure=self._on_failure(options.get("on_failure"), name, queue),
             ),
             reply=options.get("reply", True),
+            keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task"),
             pass_context=pass_context,
         )
 
@@ -266,6 +268,7 @@ def _check_options(options: TaskOptions) -> None:
     policies_of(options.get("retry"), "@task(retry=...)")
     if not isinstance(options.get("reply", True), bool):
         raise InvalidOption(f"@task(reply=...) takes True or False, not {options['reply']!r}.")
+    keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task")
     time_limit = options.get("time_limit")
     if time_limit is not None and seconds_of(time_limit, "time_limit=") == 0:
         raise InvalidOption("@task(time_limit=...) must be more than zero.")

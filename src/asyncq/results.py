@@ -1,4 +1,4 @@
-"""What a sender gets back: a handle, progress, and the result.
+"""A sent task, seen from outside: a handle, its progress, and the result.
 
 Invariant: a handle never guesses. It returns the task's own result, raises the task's own failure, or says that
 it does not know.
@@ -9,31 +9,39 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from asyncq.errors import (
     InvalidResult,
     NoReply,
+    NoResultStore,
     NotOpen,
     ReplyLost,
+    ResultError,
     ResultTimeout,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
+    TaskNotFound,
     TaskRejected,
 )
 from asyncq.message import Message, ReplyType
+from asyncq.outcome import Failure
+from asyncq.recording import Recorder
 from asyncq.signals import seconds_of
-from asyncq.status import Progress
+from asyncq.status import Progress, TaskState, TaskStatus
+from asyncq.stored_result import check_task, invalid_result, outcome_of
 
-__all__ = ["PendingReply", "Progress", "ResultHandle", "on_wait"]
+__all__ = ["PendingReply", "Progress", "ResultHandle", "gather_results", "on_wait"]
 
 R = TypeVar("R")
 
 _MAX_KEPT_UPDATES = 256
+_WAITED_FOR_AT_ONCE = 100
 # What reading a foreign body may raise; the third one comes from JSON that is nested some thousand deep.
 _UNREADABLE = (ValueError, TypeError, RecursionError, KeyError, AttributeError)
 
@@ -84,6 +92,16 @@ class PendingReply:
         fresh = min(self._updates_seen - seen, len(self._updates))
         return (list(self._updates)[-fresh:] if fresh else []), self._updates_seen
 
+    @property
+    def latest(self) -> Progress | None:
+        """The latest progress."""
+        return self._updates[-1] if self._updates else None
+
+    async def end(self) -> None:
+        """Wait for the final reply, or until none can come."""
+        while self._final is None and self.lost is None:
+            await self.changed()
+
     async def changed(self) -> None:
         """Wait for the next thing that arrives."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -104,24 +122,34 @@ class PendingReply:
 
 
 class ResultHandle(Generic[R]):
-    """The sender's end of one sent task.
+    """One sent task, seen from outside.
+
+    Its sender sees it through the reply queue, any process through the app's result store. `send()` makes handles,
+    and so do `app.handle(id)` and `task.handle(id)`.
 
     Attributes:
         id: The task's id: the same for every attempt.
     """
 
-    __slots__ = ("__weakref__", "_cancel", "_decode", "_pending", "id")
+    __slots__ = ("__weakref__", "_cancel", "_decode", "_is_sent", "_pending", "_recorder", "_task", "id")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the client makes handles, and nobody else
         self,
         id: str,  # noqa: A002 - the public name
         pending: PendingReply | None,
         decode: Callable[[bytes], R],
+        recorder: Recorder | None = None,
+        task: str | None = None,
+        *,
+        is_sent: bool = True,
         cancel: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.id = id
         self._pending = pending
         self._decode = decode
+        self._recorder = recorder
+        self._task = task
+        self._is_sent = is_sent
         self._cancel = cancel
 
     def __repr__(self) -> str:
@@ -136,27 +164,72 @@ class ResultHandle(Generic[R]):
         Raises:
             TaskFailed: The task has finally failed.
             TaskRejected: It was never run, or rejected its message.
+            TaskCancelled: It was cancelled.
             TaskExpired: Its `expires=` was over before it could run, or run again.
-            TaskCancelled: It was cancelled, before it ran or while it did.
-            ResultTimeout: Nothing came in time. The task goes on; calling again goes on waiting.
-            NoReply: The task was sent with `reply=False`.
-            ReplyLost: The reply queue was lost. The task itself is not affected.
-            InvalidResult: The reply does not fit the declared return type.
+            ResultTimeout: It has not ended in time; as `TaskNotFound` where the result store knows nothing of it.
+            ReplyLost: The reply queue was lost, and there is no result store.
+            NoReply: The task was sent with `reply=False`, and there is no result store.
+            NoResultStore: Another process has sent it, and there is no result store.
+            ResultNotKept: It has succeeded, and its result was not to be kept.
+            InvalidResult: The result does not fit the declared return type.
+            WrongTask: The id belongs to another task.
         """
-        pending = self._pending_or_raise()
         timeout_s = None if timeout is None else seconds_of(timeout, "result(timeout=...)")
+        seen: list[TaskStatus] = []
         try:
             async with asyncio.timeout(timeout_s):
-                while pending.final is None and pending.lost is None:
-                    await pending.changed()
+                if self._pending is not None:
+                    await self._pending.end()
+                    if self._pending.final is not None:
+                        return self._read(self._pending.final)
+                    if self._recorder is None:
+                        raise self._pending.lost or ReplyLost(f"The reply queue of task {self.id} was lost.")
+                return await self._stored_result(seen)
         except TimeoutError:
-            raise ResultTimeout(
-                f"No result of task {self.id} within {timeout_s:g} s. It may still be waiting in its queue or running; "
-                "call result() again to go on waiting."
-            ) from None
-        if pending.final is not None:
-            return self._read(pending.final)
-        raise pending.lost or ReplyLost(f"The reply queue was lost while task {self.id} was waited for.")
+            raise await self._in_vain(timeout_s, seen) from None
+
+    async def status(self) -> TaskStatus:
+        """Return what is known of the task at this moment.
+
+        With a result store that is what the store says. Without one, its sender knows what the replies have told.
+        A task that nothing is known of is UNKNOWN, which is not the same as queued.
+
+        Raises:
+            NoReply, NoResultStore: There is neither a reply queue for it here nor a result store.
+            StoreUnavailable: The result store cannot be reached.
+            WrongTask: The id belongs to another task.
+        """
+        if self._recorder is None:
+            return self._replied_status()
+        status = (await self._recorder.read([self.id]))[0]
+        check_task(status, self._task)
+        return status
+
+    async def statuses(self) -> AsyncIterator[TaskStatus]:
+        """Iterate the task's statuses as they change, beginning with the present one, up to its end.
+
+        With a result store, through it; else through the reply queue, until that is lost.
+
+        Raises:
+            NoReply, NoResultStore: There is neither a reply queue for it here nor a result store.
+            WrongTask: The id belongs to another task.
+        """
+        if self._recorder is not None:
+            async for status in self._recorder.watch(self.id):
+                check_task(status, self._task)
+                yield status
+            return
+        last = None
+        while True:
+            status = self._replied_status()
+            if status != last:
+                last = status
+                yield status
+                continue  # whoever took it may have let time pass
+            pending = self._pending
+            if pending is None or pending.final is not None or pending.lost is not None:
+                return
+            await pending.changed()
 
     async def cancel(self) -> bool:
         """Let the task not run, or stop it where it runs. Returns when the broker has confirmed it to be cancelled.
@@ -183,10 +256,22 @@ class ResultHandle(Generic[R]):
     async def updates(self) -> AsyncIterator[Progress]:
         """Iterate the task's progress, as it comes, until the task ends or the reply queue is lost.
 
+        For the sender through the reply queue; for others through the result store, which does not keep every step.
+
         Raises:
-            NoReply: The task was sent with `reply=False`.
+            NoReply: The task was sent with `reply=False`, and there is no result store.
+            NoResultStore: Another process has sent it, and there is no result store.
+            WrongTask: The id belongs to another task.
         """
-        pending = self._pending_or_raise()
+        if self._pending is None:
+            last = None
+            async for status in self._recorder_or_raise().watch(self.id):
+                check_task(status, self._task)
+                if status.progress is not None and status.progress != last:
+                    last = status.progress
+                    yield last
+            return
+        pending = self._pending
         seen = 0
         while True:
             fresh, seen = pending.updates_after(seen)
@@ -198,27 +283,135 @@ class ResultHandle(Generic[R]):
                 return
             await pending.changed()
 
-    def _pending_or_raise(self) -> PendingReply:
-        if self._pending is None:
-            raise NoReply(
-                f"Task {self.id} was sent with reply=False, so no result comes back. Send it with reply=True."
+    async def _stored_result(self, seen: list[TaskStatus]) -> R:
+        """Return the result once the store has it.
+
+        Args:
+            seen: Takes what was seen meanwhile.
+        """
+        async for status in self._recorder_or_raise().watch(self.id):
+            check_task(status, self._task)
+            seen[:] = [status]
+            if status.state.final:
+                return outcome_of(status, self._decode)
+        raise ReplyLost(f"The result store ended while task {self.id} was waited for: the app was closed.")
+
+    def _recorder_or_raise(self) -> Recorder:
+        if self._recorder is None:
+            raise self._nothing_to_ask()
+        return self._recorder
+
+    def _nothing_to_ask(self) -> NoReply | NoResultStore:
+        if self._is_sent:
+            return NoReply(
+                f"Task {self.id} was sent with reply=False, so no result comes back. Send it with reply=True, or give "
+                "the app a result store."
             )
-        return self._pending
+        return NoResultStore(
+            f"Nothing can be asked about task {self.id} here: this app has no result store. Set ASYNCQ_RESULTS, for "
+            "example to sqlite:///results.db, in this process and in the workers; or AsyncQ(results=...)."
+        )
+
+    async def _in_vain(self, timeout_s: float | None, seen: Sequence[TaskStatus]) -> ResultTimeout:
+        """Return the error for a wait that was too short, with what is known."""
+        begin = f"No result of task {self.id} within {timeout_s:g} s."
+        if self._recorder is None or self._pending is not None:
+            return ResultTimeout(
+                f"{begin} It may still be waiting in its queue or running; call result() again to go on waiting."
+            )
+        if not seen:
+            return TaskNotFound(
+                f"{begin} The result store {self._recorder.shown} knows nothing of it: the id may be wrong, the task "
+                "sent without this store and not begun yet, kept with keep='nothing', or forgotten after its "
+                "result_ttl."
+            )
+        return ResultTimeout(f"{begin} It is {seen[0].state}; call result() again to go on waiting.")
+
+    def _replied_status(self) -> TaskStatus:
+        """Return what the replies have told."""
+        pending = self._pending
+        if pending is None:
+            raise self._nothing_to_ask()
+        if pending.final is not None:
+            return replace(_status_of(self.id, pending.final), task=self._task, progress=pending.latest)
+        state = TaskState.UNKNOWN if pending.latest is None else TaskState.STARTED
+        return TaskStatus(self.id, state, task=self._task, progress=pending.latest)
 
     def _read(self, reply: Message) -> R:
         if reply.type == ReplyType.SUCCEEDED:
             try:
                 return self._decode(reply.body)
             except ValueError as error:
-                raise InvalidResult(
-                    f"The result of task {self.id} does not fit the return type that its task declares here: {error}"
-                ) from error
+                raise invalid_result(self.id, error) from error
         if reply.type == ReplyType.CANCELLED:
             raise TaskCancelled(f"Task {self.id} was cancelled.")
         if reply.type == ReplyType.EXPIRED:
             raise _expired(self.id, reply.body)
         kind = TaskRejected if reply.type == ReplyType.REJECTED else TaskFailed
         raise kind(self.id, *_error(reply.body))
+
+
+@overload
+async def gather_results(
+    handles: Iterable[ResultHandle[R]],
+    timeout: float | timedelta | None = None,
+    *,
+    return_errors: Literal[False] = False,
+) -> list[R]: ...
+@overload
+async def gather_results(
+    handles: Iterable[ResultHandle[R]], timeout: float | timedelta | None = None, *, return_errors: Literal[True]
+) -> list[R | ResultError]: ...
+async def gather_results(
+    handles: Iterable[ResultHandle[Any]],
+    timeout: float | timedelta | None = None,
+    *,
+    return_errors: bool = False,
+) -> list[Any]:
+    """Wait for many tasks and return their results, in order.
+
+    Args:
+        handles: Their handles.
+        timeout: How long to wait for all of them together, in seconds or as a `timedelta`. None waits for ever.
+        return_errors: Put a task's error in the place of its result, in place of raising the first one.
+
+    Raises:
+        ResultError: The first failure that is met, as `ResultHandle.result` raises it; the others go on.
+        ResultTimeout: They have not all ended in time.
+    """
+    timeout_s = None if timeout is None else seconds_of(timeout, "gather_results(timeout=...)")
+    deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+    places = asyncio.Semaphore(_WAITED_FOR_AT_ONCE)
+
+    async def one(handle: ResultHandle[Any]) -> Any:
+        async with places:
+            left_s = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
+            try:
+                return await handle.result(left_s)
+            except ResultError as error:
+                if not return_errors:
+                    raise
+                return error
+
+    waits = [asyncio.ensure_future(one(handle)) for handle in handles]
+    try:
+        return await asyncio.gather(*waits)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+
+def _status_of(task_id: str, reply: Message) -> TaskStatus:
+    """Return what a final reply says."""
+    if reply.type == ReplyType.SUCCEEDED:
+        return TaskStatus(task_id, TaskState.SUCCEEDED, result=reply.body)
+    if reply.type == ReplyType.CANCELLED:
+        return TaskStatus(task_id, TaskState.CANCELLED)
+    if reply.type == ReplyType.EXPIRED:
+        return TaskStatus(task_id, TaskState.EXPIRED)
+    is_rejected = reply.type == ReplyType.REJECTED
+    return TaskStatus(task_id, TaskState.FAILED, error=Failure(*_error(reply.body)), rejected=is_rejected)
 
 
 def _progress(body: bytes) -> Progress | None:

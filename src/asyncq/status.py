@@ -93,12 +93,15 @@ class TaskStatus:
         error: What went wrong: of a final failure, or of the attempt before the one that follows.
         queued_at: When it was sent.
         due_at: When it may start at the earliest, where it was sent with a delay.
+        not_after: From when on no attempt may begin: the `expires=` of its send.
         started_at: When its latest attempt began.
         retry_at: When its next attempt begins.
         finished_at: When it ended.
         updated_at: When the update that counts was made, by the clock of who made it.
         parent_id: The task that has sent it.
         root_id: The task at the beginning of it all.
+        reason: Why it has failed for good, in a few words: `attempts exhausted`.
+        rejected: Whether it was not run for what its message is, or has rejected that.
         expires_at: When this record may be forgotten.
     """
 
@@ -113,12 +116,15 @@ class TaskStatus:
     error: Failure | None = None
     queued_at: datetime | None = None
     due_at: datetime | None = None
+    not_after: datetime | None = None
     started_at: datetime | None = None
     retry_at: datetime | None = None
     finished_at: datetime | None = None
     updated_at: datetime | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    reason: str | None = None
+    rejected: bool = False
     expires_at: datetime | None = None
 
 
@@ -142,10 +148,13 @@ class StatusUpdate:
         error: What went wrong.
         queued_at: When it was sent; for QUEUED and SCHEDULED that is `at`, unless set.
         due_at: When it may start at the earliest.
+        not_after: From when on no attempt may begin.
         started_at: When this attempt began; for STARTED that is `at`, unless set.
         retry_at: When the next attempt begins.
         parent_id: The task that has sent it.
         root_id: The task at the beginning of it all.
+        reason: Why it has failed for good.
+        rejected: Whether it was not run for what its message is, or has rejected that.
         ttl_s: How long the record is kept after its end, in seconds; None for the store's own time.
         anew: Forget what was there, as for a dead letter that is replayed. Only for QUEUED and SCHEDULED.
 
@@ -165,10 +174,13 @@ class StatusUpdate:
     error: Failure | None = None
     queued_at: datetime | None = None
     due_at: datetime | None = None
+    not_after: datetime | None = None
     started_at: datetime | None = None
     retry_at: datetime | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    reason: str | None = None
+    rejected: bool = False
     ttl_s: float | None = None
     anew: bool = False
 
@@ -180,7 +192,7 @@ class StatusUpdate:
             raise ValueError(f"The attempt of a task that is {self.state} cannot be {self.attempt}.")
         if self.anew and not before_start:
             raise ValueError(f"A task begins anew as queued or scheduled, not as {self.state}.")
-        for name in ("at", "queued_at", "due_at", "started_at", "retry_at"):
+        for name in ("at", "queued_at", "due_at", "not_after", "started_at", "retry_at"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} needs a time zone: datetime.now(UTC), not {moment!r}.")
@@ -210,7 +222,7 @@ def merge(stored: TaskStatus | None, update: StatusUpdate) -> TaskStatus:
     if stored is None or stored.state is TaskState.UNKNOWN:
         return _status_of(update)
     if update.anew:
-        return _filled(_status_of(update), replace(stored, queued_at=None, due_at=None))
+        return _filled(_status_of(update), replace(stored, queued_at=None, due_at=None, not_after=None))
     if _counts_more(update, stored):
         return _filled(_status_of(update), stored)
     return _filled(stored, _status_of(update))
@@ -241,12 +253,15 @@ def _status_of(update: StatusUpdate) -> TaskStatus:
         error=update.error,
         queued_at=update.queued_at or (update.at if update.state in _BEFORE_START else None),
         due_at=update.due_at,
+        not_after=update.not_after,
         started_at=update.started_at or (update.at if update.state is TaskState.STARTED else None),
         retry_at=update.retry_at,
         finished_at=update.at if update.state.final else None,
         updated_at=update.at,
         parent_id=update.parent_id,
         root_id=update.root_id,
+        reason=update.reason,
+        rejected=update.rejected,
         expires_at=update.expires_at,
     )
 
@@ -259,6 +274,7 @@ def _filled(status: TaskStatus, other: TaskStatus) -> TaskStatus:
         queue=status.queue or other.queue,
         queued_at=_earlier(status.queued_at, other.queued_at),
         due_at=_earlier(status.due_at, other.due_at),
+        not_after=status.not_after or other.not_after,
         parent_id=status.parent_id or other.parent_id,
         root_id=status.root_id or other.root_id,
     )

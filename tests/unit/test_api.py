@@ -21,6 +21,7 @@ PUBLIC = [
     "FailedTask",
     "Fixed",
     "Linear",
+    "NoResultStore",
     "NotSent",
     "PartlyDone",
     "PartlySent",
@@ -39,14 +40,19 @@ PUBLIC = [
     "Settings",
     "Signature",
     "Snooze",
+    "StoreUnavailable",
     "Task",
     "TaskContext",
     "TaskExpired",
     "TaskFailed",
+    "TaskNotFound",
     "TaskRejected",
+    "TaskState",
+    "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
     "current_context",
+    "gather_results",
 ]
 
 

@@ -20,8 +20,8 @@ from asyncq.status import Progress, TaskState, TaskStatus
 
 __all__ = ["Cursor", "Unreadable", "decode", "encode", "from_micros", "key_of", "micros"]
 
-_TIMES = ("queued_at", "due_at", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
-_TEXTS = ("task", "queue", "worker", "parent_id", "root_id")
+_TIMES = ("queued_at", "due_at", "not_after", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
+_TEXTS = ("task", "queue", "worker", "parent_id", "root_id", "reason")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,6 +49,8 @@ def encode(status: TaskStatus) -> str:
     record: dict[str, Any] = {"state": status.state.value}
     if key_of(status.id) != status.id:
         record["id"] = status.id
+    if status.rejected:
+        record["rejected"] = True
     if status.attempt:
         record["attempt"] = status.attempt
     for name in _TEXTS:
@@ -92,6 +94,7 @@ def decode(key: str, text: str | bytes, result: bytes | None) -> TaskStatus:
         return TaskStatus(
             id=_text(record.get("id", key)),
             state=TaskState(record["state"]),
+            rejected=record.get("rejected") is True,
             attempt=_count(record.get("attempt", 0)),
             progress=_progress(record["progress"]) if "progress" in record else None,
             result=result,

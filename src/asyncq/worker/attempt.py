@@ -22,6 +22,7 @@ from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.message import first_at_ms_of
 from asyncq.task import Task
+from asyncq.worker.recording import AttemptRecord
 
 __all__ = [
     "GRACE_S",
@@ -107,6 +108,7 @@ class Attempt:
         orphaned: Whether its lease is lost.
         on_orphaned: Called when the lease is lost.
         on_late_end: Called when the code ends and no slot waits for it any more.
+        record: What is noted of it in the result store; None for nothing.
     """
 
     __slots__ = (
@@ -130,6 +132,7 @@ class Attempt:
         "on_late_end",
         "on_orphaned",
         "orphaned",
+        "record",
         "task",
     )
 
@@ -146,6 +149,7 @@ class Attempt:
         self.orphaned = False
         self.on_orphaned: Callable[[Attempt], None] | None = None
         self.on_late_end: Callable[[Attempt], None] | None = None
+        self.record: AttemptRecord | None = None
         self._ending: Ending | None = None
         self._waiter: asyncio.Future[Ending] | None = None
         self._return_waiter: asyncio.Future[None] | None = None
@@ -242,6 +246,8 @@ class Attempt:
         self.orphaned = False
         self._lease_watch = None
         self.watch_lease()
+        if self.record is not None:
+            self.record.lease = delivery
 
     def _look(self) -> None:
         """Start what only a longer attempt needs."""

@@ -28,6 +28,7 @@ from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
+from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
 from asyncq.signature import Sender
@@ -36,11 +37,13 @@ from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.cancelling import Cancelling
+from asyncq.worker.cleaning import keep_clean
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.publishing import Publishing
+from asyncq.worker.recording import Recording
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
@@ -75,6 +78,11 @@ class WorkerApp(Protocol):
     @property
     def retry_defaults(self) -> RetryDefaults:
         """The policies of tasks that have said nothing about theirs."""
+        ...
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Its way to its result store, if it has one."""
         ...
 
     @property
@@ -157,6 +165,14 @@ class Worker:
             if (rules := app.breakers.of(queue)) is not None
         }
         self._app = app
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._recording = Recording(
+            app.recorder,
+            app.tasks,
+            self._name,
+            interval_s=settings.progress_interval_s,
+            lease_s=settings.time_limit_s,
+        )
         self._queues = dict(queues)
         self._consumers: list[QueueConsumer] = []
         self._stop_requested = asyncio.Event()
@@ -237,6 +253,8 @@ class Worker:
                     log.info("worker consumes", queues=self._queues)
                     for consumer in self._consumers:
                         group.start_soon(consume, consumer)
+                if self._app.recorder is not None:
+                    group.start_soon(keep_clean, self._app.recorder)
                 await self._stop_requested.wait()
                 await self._drain()
                 await self._end_leftovers()
@@ -283,6 +301,7 @@ class Worker:
         with anyio.CancelScope(deadline=deadline):
             await self._all_ended()
             return
+        self._recording.give_up()
         if self._attempts:  # with no time to drain, the slots that are free have not ended either
             log.warning("drain timeout: what still runs is handed back", running=len(self._attempts))
         self._let_go_of_threads()
@@ -322,8 +341,8 @@ class Worker:
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         rules = RunRules(limits, self._app.retry_defaults, self._revocations)
-        execution = Execution(intake, self._attempts, self._threads, rules, services)
+        execution = Execution(intake, self._attempts, self._threads, rules, services, self._recording)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
-        settlement = Settlement(publishing, callbacks, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
+        settlement = Settlement(publishing, callbacks, self._recording, clock, worker=self._name)
         return Slot(execution, settlement, self._attempts, clock)

@@ -32,6 +32,7 @@ THEMES: Final = (
     "journals",
     "sending",
     "results",
+    "states",
     "retries",
     "callbacks",
     "intake",
