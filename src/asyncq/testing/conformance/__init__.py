@@ -38,6 +38,7 @@ THEMES: Final = (
     "intake",
     "breaker",
     "cancelling",
+    "rates",
     "working",
 )
 
