@@ -64,8 +64,8 @@ async def stop_what_runs(url: str, version: str, folder: Path, count: int) -> No
     in_time = sum(seconds <= 1 for seconds in took) / count
     print(
         f"\n{version}: {count} running async tasks in 2 workers were cancelled one by one: {in_time:.1%} stopped "
-        f"within 1 s of the call; p50 {percentile(took, 0.5) * 1000:.0f} ms, p95 {percentile(took, 0.95) * 1000:.0f} ms, at "
-        f"most {took[-1] * 1000:.0f} ms"
+        f"within 1 s of the call; p50 {percentile(took, 0.5) * 1000:.0f} ms, p95 {percentile(took, 0.95) * 1000:.0f} "
+        f"ms, at most {took[-1] * 1000:.0f} ms"
     )
     assert took[0] > 0
     assert in_time >= 0.95

@@ -44,7 +44,8 @@ async def take_turns(url: str, version: str, folder: Path, count: int) -> None:
     moved = max(abs(number - place) for place, number in enumerate(order))
     print(
         f"\n{version}: {count} messages at {RATE}/s took {took_s:.1f} s, so {(count - 1) / took_s:.1f}/s; {late} "
-        f"waited for their turn, {throttled} delays in all; at most {most} in any second; at most {moved} places out of order"
+        f"waited for their turn, {throttled} delays in all; at most {most} in any second; at most {moved} "
+        "places out of order"
     )
     assert throttled == late, "a message was delayed more than once"
     for number, at in enumerate(began):
