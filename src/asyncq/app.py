@@ -340,7 +340,7 @@ class AsyncQ(TaskRegistry):
             PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
             BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
         """
-        await self._open_client().cancel(ids)
+        await self._open_client().canceller.cancel(ids)
 
     async def undo_cancel(self, *ids: str) -> None:
         """Let tasks run again that were cancelled: those that no worker has come to, and later sends of these ids.
@@ -351,7 +351,7 @@ class AsyncQ(TaskRegistry):
         Raises:
             Exception: What `cancel` raises.
         """
-        await self._open_client().undo_cancel(ids)
+        await self._open_client().canceller.undo(ids)
 
     def handle(self, task_id: str) -> ResultHandle[Any]:
         """Return a handle for a task that any process has sent: its status, progress and result.

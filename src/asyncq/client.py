@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
-from asyncq.cancellations import JOURNAL, checked_ids, entries_of
+from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import current_context
 from asyncq.errors import (
@@ -61,12 +61,14 @@ class Client:
 
     Attributes:
         recorder: The same.
+        canceller: Cancels tasks by their ids.
     """
 
     def __init__(
         self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
     ) -> None:
         self.recorder = recorder
+        self.canceller = Canceller(broker, settings, clock)
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -148,39 +150,6 @@ class Client:
             ) from errors[0]
         return [item for item in outcomes if isinstance(item, ResultHandle)]
 
-    # --- cancelling
-
-    async def cancel(self, ids: Iterable[str], due_ms: int | None = None) -> None:
-        """Let these tasks not run, or stop them where they run; see `AsyncQ.cancel`.
-
-        Args:
-            ids: Theirs.
-            due_ms: When they are due, in milliseconds since the epoch, where that is known.
-        """
-        keep_ms = self._settings.cancellations_kept_s * 1000
-        if due_ms is not None and due_ms - self._clock.now_ms() > keep_ms > 0:
-            log.warning(
-                "the cancelled task is due after its cancellation may be forgotten; raise cancellations_kept_s",
-                due_ms=due_ms,
-                cancellations_kept_s=self._settings.cancellations_kept_s,
-            )
-        await self._append(ids, undone=False)
-
-    async def undo_cancel(self, ids: Iterable[str]) -> None:
-        """Let these tasks run again; see `AsyncQ.undo_cancel`."""
-        await self._append(ids, undone=True)
-
-    async def _append(self, ids: Iterable[str], *, undone: bool) -> None:
-        checked = checked_ids(ids)
-        settings = self._settings
-        if settings.cancellations_kept_s <= 0:
-            raise InvalidOption(
-                "Cancelling is switched off in this app: cancellations_kept_s is 0 (ASYNCQ_CANCELLATIONS_KEPT_S)."
-            )
-        journal = self._broker.journal(JOURNAL, keep_s=settings.cancellations_kept_s)
-        for entry in entries_of(checked, self._clock.now_ms(), undone=undone):
-            await journal.append(entry.to_json(), timeout_s=settings.publish_timeout_s)
-
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
         errors = await self._broker.publish_many(
@@ -227,7 +196,13 @@ class Client:
         # The store knows more than the first reply: a dead letter may have been sent back since, and lives again.
         pending = self._pending.get(task_id) if self.recorder is None else None
         return ResultHandle(
-            task_id, pending, decode, self.recorder, task, is_sent=False, cancel=lambda: self.cancel([task_id])
+            task_id,
+            pending,
+            decode,
+            self.recorder,
+            task,
+            is_sent=False,
+            cancel=lambda: self.canceller.cancel([task_id]),
         )
 
     # --- messages
@@ -277,7 +252,7 @@ class Client:
         due_at_ms = headers.get(DUE_AT)
 
         async def cancel() -> None:
-            await self.cancel([task_id], due_at_ms)
+            await self.canceller.cancel([task_id], due_at_ms)
 
         return publication, ResultHandle(
             task_id, pending, signature.decode, self.recorder, signature.name, cancel=cancel

@@ -102,12 +102,12 @@ class AppSync(SyncSender):
     def cancel(self, *ids: str) -> None:
         """Let these tasks not run, or stop them where they run; see `AsyncQ.cancel`."""
         running = self._get()
-        running.bridge.run(lambda: running.client.cancel(ids), "await app.cancel(...)")
+        running.bridge.run(lambda: running.client.canceller.cancel(ids), "await app.cancel(...)")
 
     def undo_cancel(self, *ids: str) -> None:
         """Let these tasks run again; see `AsyncQ.undo_cancel`."""
         running = self._get()
-        running.bridge.run(lambda: running.client.undo_cancel(ids), "await app.undo_cancel(...)")
+        running.bridge.run(lambda: running.client.canceller.undo(ids), "await app.undo_cancel(...)")
 
     @property
     def is_open(self) -> bool:

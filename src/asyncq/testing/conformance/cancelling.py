@@ -13,6 +13,7 @@ from asyncq.app import AsyncQ
 from asyncq.broker import Queue
 from asyncq.context import TaskContext
 from asyncq.errors import InvalidOption, NotOpen, PublishError, TaskCancelled, TaskFailed
+from asyncq.journal import CaughtUp, Entry
 from asyncq.results import ResultHandle
 from asyncq.retry import Fixed, RetryPolicy
 from asyncq.signals import Reject, Retry, Snooze
@@ -341,6 +342,34 @@ async def test_hundreds_are_cancelled_in_one_call_by_whoever_knows_their_ids(ben
         await asyncio.to_thread(other.sync.undo_cancel, handles[1].id)
         await asyncio.to_thread(other.sync.close)
     assert ran == [0, 1]
+
+
+@behaviour
+async def test_many_handles_that_are_cancelled_at_once_are_one_entry_and_each_is_cancelled(bench: Bench) -> None:
+    """Also where one of the callers is cancelled itself meanwhile; what comes in the meantime is the next entry."""
+    app = bench.app()
+
+    @app.task
+    async def work() -> None:
+        raise AssertionError("must not run")
+
+    async with app:
+        handles = await app.send_many(work.s() for _ in range(101))
+        journal = app.broker.journal("cancellations", keep_s=app.settings.cancellations_kept_s)
+        calls = [asyncio.create_task(handle.cancel()) for handle in handles]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        assert await asyncio.gather(*calls[1:]) == [True] * 100
+        async with journal.follow() as following:
+            entries = 0
+            async for heard in following:
+                if isinstance(heard, CaughtUp):
+                    break
+                entries += isinstance(heard, Entry)
+        assert entries == 1
+        async with bench.working(app):
+            for handle in handles:
+                await _is_cancelled(handle)
 
 
 @behaviour
