@@ -119,6 +119,10 @@ class SyncHandle(Generic[R]):
         """
         return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
 
+    def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs; see `ResultHandle.cancel`."""
+        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
+
     def status(self) -> TaskStatus:
         """Return what is known of the task at this moment; raises what `ResultHandle.status` raises."""
         return self._bridge.run(self._handle.status, "await handle.status()")

@@ -26,6 +26,7 @@ from asyncq import (
     TaskFailed,
     gather_results,
 )
+from asyncq.errors import TaskCancelled
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
 from support import eventually, working
@@ -87,7 +88,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for dont_autoretry_for
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
-    task_store_errors_even_if_ignored ResultSet.join"""
+    task_store_errors_even_if_ignored ResultSet.join revoke rate_limit"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -447,6 +448,43 @@ async def test_expires(broker_url):
         late = app.tasks["shop.add"].options(expires=datetime.now(UTC) - timedelta(seconds=1))
         with pytest.raises(TaskExpired):
             await late.call(1, 2)
+
+
+async def test_revoke(broker_url):
+    """One that runs is stopped, one that waits never runs, though its worker starts later."""
+    app, ran, begun = AsyncQ("shop", broker=broker_url), [], asyncio.Event()
+
+    @app.task
+    async def work(key: str) -> None:
+        ran.append(key)
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with app:
+        waiting = await work.send("waits")
+        await app.cancel(waiting.id)
+        async with working(app):
+            running = await work.send("runs")
+            await asyncio.wait_for(begun.wait(), 20)
+            await running.cancel()
+            for handle in (waiting, running):
+                with pytest.raises(TaskCancelled):
+                    await handle.result(timeout=20)
+    assert ran == ["runs"]
+
+
+async def test_rate_limit(broker_url):
+    """Twenty at ten a second take nearly two seconds."""
+    app, began = AsyncQ("shop", broker=broker_url), []
+
+    @app.task(rate="10/s")
+    async def work() -> None:
+        began.append(time.monotonic())
+
+    async with working(app):
+        for handle in await app.send_many(work.s() for _ in range(20)):
+            await handle.result(timeout=20)
+    assert max(began) - min(began) >= 1.85
 
 
 async def test_countdown(broker_url):

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from asyncq.cli.cancel import cancel
 from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
 from asyncq.cli.report import exit_code_of, report
@@ -53,6 +54,7 @@ application = typer.Typer(
 application.command()(worker)
 application.command()(send)
 application.command()(call)
+application.command()(cancel)
 application.command()(result)
 application.command()(status)
 application.add_typer(results, name="results")

@@ -29,6 +29,7 @@ THEMES: Final = (
     "dead_letters",
     "replays",
     "mailboxes",
+    "journals",
     "sending",
     "results",
     "states",
@@ -36,6 +37,8 @@ THEMES: Final = (
     "callbacks",
     "intake",
     "breaker",
+    "cancelling",
+    "rates",
     "working",
 )
 

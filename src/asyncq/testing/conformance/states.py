@@ -23,6 +23,7 @@ from asyncq.errors import (
     ReplyLost,
     ResultNotKept,
     ResultTimeout,
+    TaskCancelled,
     TaskExpired,
     TaskFailed,
     TaskNotFound,
@@ -586,3 +587,30 @@ async def test_an_app_opens_while_its_store_is_away_and_finds_it_later(bench: Be
         shelf.away = False
         assert await handle.result(WAIT_S) == 1
         assert (await ended(handle)).state is TaskState.SUCCEEDED
+
+
+@behaviour
+async def test_a_cancelled_task_is_cancelled_in_the_store_with_the_attempts_that_have_begun(bench: Bench) -> None:
+    """Cancelled by a handle that another process could have made; one ran, and one never did."""
+    app, _ = stored(bench)
+    begun = asyncio.Event()
+
+    @app.task(reply=False)
+    async def work() -> None:
+        begun.set()
+        await asyncio.sleep(2 * WAIT_S)
+
+    async with app:
+        queued = await work.send()
+        assert await app.handle(queued.id).cancel() is True
+        async with bench.working(app):
+            running = await work.send()
+            await asyncio.wait_for(begun.wait(), WAIT_S)
+            assert await app.handle(running.id).cancel() is True
+            found = [await ended(handle) for handle in (queued, running)]
+        assert [(status.state, status.attempt) for status in found] == [
+            (TaskState.CANCELLED, 0),
+            (TaskState.CANCELLED, 1),
+        ]
+        with pytest.raises(TaskCancelled):
+            await app.handle(queued.id).result(WAIT_S)
