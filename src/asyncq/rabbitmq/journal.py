@@ -145,6 +145,10 @@ class RabbitJournal:
                 except AccessRefused:
                     self._declared += 1  # it will not be granted meanwhile: so it must stand
                     raise
+                except BrokerUnavailable as error:
+                    if (refusal := _no_streams(error)) is not None:
+                        raise refusal from error
+                    raise
                 self._declared += 1
 
     def missing(self) -> QueueGone:
@@ -164,6 +168,21 @@ class RabbitJournal:
             yield following
         finally:
             await following.close()
+
+
+def _no_streams(error: BrokerUnavailable) -> TopologyMismatch | None:
+    """Return our error for a broker that has no streams, if it is that which ended the connection.
+
+    RabbitMQ 3.10 with the feature flag off: INTERNAL_ERROR - Cannot declare a queue ... of type 'rabbit_stream_queue'
+    on node ...: the corresponding feature flag is disabled
+    """
+    if "feature flag is disabled" not in str(error):
+        return None
+    return TopologyMismatch(
+        "This broker has no streams, in which cancellations are kept: their feature flag is off, as on a broker that "
+        "came from an older version. Switch it on with `rabbitmqctl enable_feature_flag stream_queue`; or do without "
+        f"cancelling, by cancellations_kept_s=0 (ASYNCQ_CANCELLATIONS_KEPT_S). ({error})"
+    )
 
 
 class RabbitFollowing:
