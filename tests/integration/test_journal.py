@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aio_pika
 import pytest
 
-import asyncq.rabbitmq.journal as journal_module
+import asyncq.rabbitmq.following as following_module
 from asyncq import AsyncQ
 from asyncq.broker import Identity
 from asyncq.errors import AccessRefused, QueueGone, TopologyMismatch
@@ -86,7 +86,7 @@ async def test_a_follower_whose_stream_was_made_anew_while_it_was_away_reads_tha
     broker_url, monkeypatch
 ):
     """The broker says nothing of an offset that is beyond the end: it only never delivers anything."""
-    monkeypatch.setattr(journal_module, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(following_module, "_SILENCE_S", 0.5)
     async with proxy_of(broker_url) as proxy, opened(broker_url) as other, opened(proxy.url) as broker:
         await append(other, *[b"old"] * 50)
         async with broker.journal("notes", keep_s=3600).follow() as following:
