@@ -9,10 +9,15 @@ import json
 import os
 import time
 
-__all__ = ["COUNT", "WARM_UP", "Meter"]
+__all__ = ["Meter", "metered"]
 
-COUNT = "BENCH_COUNT"
-WARM_UP = "BENCH_WARM_UP"
+_COUNT = "BENCH_COUNT"
+_WARM_UP = "BENCH_WARM_UP"
+
+
+def metered(count: int, warm_up: int) -> dict[str, str]:
+    """Return the variables that tell a worker's meter how many messages there are, and how many are not timed."""
+    return {_COUNT: str(count), _WARM_UP: str(warm_up)}
 
 
 class Meter:
@@ -22,8 +27,8 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._total = int(os.environ.get(COUNT, "0"))
-        self._warm_up = int(os.environ.get(WARM_UP, "0"))
+        self._total = int(os.environ.get(_COUNT, "0"))
+        self._warm_up = int(os.environ.get(_WARM_UP, "0"))
         self._count = 0
         self._started = self._cpu = 0.0
 

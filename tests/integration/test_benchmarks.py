@@ -58,7 +58,7 @@ async def test_the_quick_form_runs_and_prints_a_ratio_for_everything(node, tmp_p
         assert name in output
     measured = json.loads(record.read_text())
     assert measured["broker"] == node.version
-    assert all(pair["raw"] > 0 and pair["asyncq"] > 0 for figure in measured["figures"] for pair in figure["rounds"])
+    assert all(pair["other"] > 0 and pair["asyncq"] > 0 for figure in measured["figures"] for pair in figure["rounds"])
     assert {figure["limit"] for figure in measured["figures"]} > {">= 0.7", "<= 1.3", "<= 2.3", "<= 1.9"}
 
 

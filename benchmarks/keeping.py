@@ -1,0 +1,112 @@
+"""Drain tasks whose results are kept: asyncq with each of its stores, and Celery with Redis.
+
+Each is one worker process on the same RabbitMQ. It drains a quorum queue of the same messages, which its own producer
+has sent before, confirmed; asyncq's has also written into the store that they are queued. All take turns in each round,
+and each ratio is of one round. A task counts when its code has run: at either end of what is timed, about as many are
+on their way into the store. After it, all results must be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from asyncq import AsyncQ
+from bench import SLOTS, Bench, alternate, producer_command, worker_command
+from figures import Figure, Limit, Pair
+from meter import metered
+from processes import Child, ChildFailed
+from stores import private_stores
+
+__all__ = ["measure_keeping"]
+
+NOTHING, REPLIES, REDIS, CELERY = "no result", "reply queue", "Redis", "Celery, Redis"
+_LIMIT = Limit("at least", 1.3)
+_ALL_KEPT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way of keeping results.
+
+    Attributes:
+        name: In words.
+        configuration: What it is, for people.
+        producer: What sends its tasks.
+        worker: The arguments of what runs them.
+        environment: The variables of both.
+    """
+
+    name: str
+    configuration: str
+    producer: Child
+    worker: Sequence[str]
+    environment: Mapping[str, str]
+
+
+async def measure_keeping(bench: Bench) -> list[Figure]:
+    """Return the rates beside those without results, and beside Celery's."""
+    async with contextlib.AsyncExitStack() as stack:
+        ways = await _ways(bench, stack)
+        bench.told += [f"{way.name}: {way.configuration}" for way in ways]
+        rounds = [
+            {way.name: await _drain(bench, way) for way in alternate(number, ways)}
+            for number in range(bench.sizes.kept_rounds)
+        ]
+    figures = []
+    for name in (way.name for way in ways if way.name not in {NOTHING, CELERY}):
+        pairs = [Pair(rates[NOTHING], rates[name]) for rates in rounds]
+        figures.append(Figure(f"drain, results: {name}", "msg/s", None, pairs, beside="no result"))
+    if {REDIS, CELERY} <= rounds[0].keys():
+        pairs = [Pair(rates[CELERY], rates[REDIS]) for rates in rounds]
+        figures.append(Figure("drain, results: Redis", "msg/s", _LIMIT, pairs, beside="Celery"))
+    return figures
+
+
+async def _drain(bench: Bench, way: Way) -> float:
+    """Return how many messages a second a fresh worker takes."""
+    sizes = bench.sizes
+    await bench.purge()
+    await way.producer.ask("fill_kept", count=sizes.kept)
+    async with Child(way.worker, {**way.environment, **metered(sizes.kept, sizes.kept_warm_up)}) as worker:
+        answer = await worker.answer()
+        kept = (await way.producer.ask("count_kept", timeout_s=_ALL_KEPT_S))["count"]
+        if kept != sizes.kept:
+            raise ChildFailed(f"{way.name}: {kept} of {sizes.kept} results were kept.\n{worker.errors()}")
+    return answer["count"] / answer["seconds"]
+
+
+async def _ways(bench: Bench, stack: contextlib.AsyncExitStack) -> list[Way]:
+    """Return all that can be had here; what cannot is told."""
+    stores = stack.enter_context(private_stores())
+    bench.told += [f"{name} is left out: {why}" for name, why in stores.missing.items()]
+    urls = {NOTHING: "none", REPLIES: "none", **stores.urls}
+    ways = [await _asyncq(bench, stack, name, url) for name, url in urls.items()]
+    if REDIS not in stores.urls:
+        return ways
+    if find_spec("celery") is None:
+        bench.told.append("Celery is left out, as it is not installed: pip install 'asyncq[benchmarks]'")
+        return ways
+    return [*ways, await _celery(bench, stack, stores.urls[REDIS])]
+
+
+async def _asyncq(bench: Bench, stack: contextlib.AsyncExitStack, name: str, url: str) -> Way:
+    environment = {**bench.environment, "ASYNCQ_RESULTS": url, "BENCH_REPLY": str(name == REPLIES)}
+    if url != "none":
+        await AsyncQ("bench", results=url).results.init()
+    producer = await stack.enter_async_context(Child(producer_command("asyncq"), environment))
+    await producer.answer()
+    configuration = (
+        f"asyncq, {SLOTS} slots, {'reply=True' if name == REPLIES else 'reply=False'}, ASYNCQ_RESULTS={url}, "
+        "the rest by default: publishes confirmed, acked after the end is kept"
+    )
+    return Way(name, configuration, producer, worker_command("asyncq"), environment)
+
+
+async def _celery(bench: Bench, stack: contextlib.AsyncExitStack, redis_url: str) -> Way:
+    environment = {**bench.environment, "BENCH_CELERY_BACKEND": redis_url.removesuffix("/0") + "/1"}
+    producer = await stack.enter_async_context(Child(["celery_producer.py"], environment))
+    facts = await producer.answer()
+    return Way(CELERY, facts["configuration"], producer, facts["worker"], environment)
