@@ -46,6 +46,19 @@ class Way:
     environment: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How fast one drain was.
+
+    Attributes:
+        rate: Messages a second.
+        cpu_us: The worker's CPU time for each, in microseconds.
+    """
+
+    rate: float
+    cpu_us: float
+
+
 async def measure_keeping(bench: Bench) -> list[Figure]:
     """Return the rates beside those without results, and beside Celery's."""
     async with contextlib.AsyncExitStack() as stack:
@@ -57,16 +70,26 @@ async def measure_keeping(bench: Bench) -> list[Figure]:
         ]
     figures = []
     for name in (way.name for way in ways if way.name not in {NOTHING, CELERY}):
-        pairs = [Pair(rates[NOTHING], rates[name]) for rates in rounds]
-        figures.append(Figure(f"drain, results: {name}", "msg/s", None, pairs, beside="no result"))
+        figures += _figures(rounds, name, NOTHING, "no result", None)
     if {REDIS, CELERY} <= rounds[0].keys():
-        pairs = [Pair(rates[CELERY], rates[REDIS]) for rates in rounds]
-        figures.append(Figure("drain, results: Redis", "msg/s", _LIMIT, pairs, beside="Celery"))
+        figures += _figures(rounds, REDIS, CELERY, "Celery", _LIMIT)
     return figures
 
 
-async def _drain(bench: Bench, way: Way) -> float:
-    """Return how many messages a second a fresh worker takes."""
+def _figures(
+    rounds: Sequence[Mapping[str, Drained]], own: str, other: str, beside: str, limit: Limit | None
+) -> list[Figure]:
+    """Return the rates of one way beside those of another, and the CPU time of their workers."""
+    rates = [Pair(drained[other].rate, drained[own].rate) for drained in rounds]
+    cpu = [Pair(drained[other].cpu_us, drained[own].cpu_us) for drained in rounds]
+    return [
+        Figure(f"drain, results: {own}", "msg/s", limit, rates, beside),
+        Figure("  worker CPU", "us/msg", None, cpu, beside),
+    ]
+
+
+async def _drain(bench: Bench, way: Way) -> Drained:
+    """Drain what the way's producer sends, with a fresh worker."""
     sizes = bench.sizes
     await bench.purge()
     await way.producer.ask("fill_kept", count=sizes.kept)
@@ -75,7 +98,7 @@ async def _drain(bench: Bench, way: Way) -> float:
         kept = (await way.producer.ask("count_kept", timeout_s=_ALL_KEPT_S))["count"]
         if kept != sizes.kept:
             raise ChildFailed(f"{way.name}: {kept} of {sizes.kept} results were kept.\n{worker.errors()}")
-    return answer["count"] / answer["seconds"]
+    return Drained(answer["count"] / answer["seconds"], answer["cpu_s"] / answer["count"] * 1e6)
 
 
 async def _ways(bench: Bench, stack: contextlib.AsyncExitStack) -> list[Way]:
