@@ -1,11 +1,11 @@
-"""asyncq beside raw aio-pika: `python benchmarks` (`make bench`).
+"""asyncq beside raw aio-pika and Celery: `python benchmarks` (`make bench`).
 
 Both sides run in processes of their own and take turns, on quorum queues with the same arguments behind the same
 exchange; messages are persistent, mandatory and confirmed. The raw side decodes the JSON and acks each message;
 asyncq's validates three fields on both ends, runs a task for each, and logs at warning. What is published and
-drained asks for no reply.
+drained asks for no reply. What results cost, and Celery: see keeping.py.
 
-The ratio is asyncq's figure divided by raw aio-pika's, the median of some rounds. Other work on the machine changes
+The ratio is asyncq's figure divided by the other side's, the median of some rounds. Other work on the machine changes
 the absolute figures; they are recorded beside it.
 
 Exit codes: 0 all limits are kept, 1 one is not, 2 wrong usage, 4 no RabbitMQ can be had here.

@@ -53,6 +53,7 @@ class Sizes:
         kept_rounds: How often each way of keeping results is drained.
         kept: Messages of one such round, those of the warm-up included.
         kept_warm_up: Messages of it that are not timed.
+        celery_pools: How many of Celery's pools are tried.
     """
 
     rounds: int = 7
@@ -68,6 +69,7 @@ class Sizes:
     kept_rounds: int = 7
     kept: int = 4000
     kept_warm_up: int = 1000
+    celery_pools: int = 5
 
     @staticmethod
     def quick() -> Sizes:
@@ -86,6 +88,7 @@ class Sizes:
             kept_rounds=1,
             kept=400,
             kept_warm_up=100,
+            celery_pools=1,
         )
 
 

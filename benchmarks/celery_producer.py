@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from importlib.metadata import version
 from typing import Any
 
-from celery_app import QUEUE, SETTINGS, WORKER, app, number_of
+from celery_app import app, number_of
+from celery_settings import QUEUE
 from payload import FIELDS
 
 __all__: list[str] = []
@@ -48,10 +48,7 @@ class Commands:
 
 def serve() -> None:
     """Answer commands until standard input ends."""
-    told = {**SETTINGS, "result_backend": app.conf.result_backend}
-    configuration = f"Celery {version('celery')}, worker {' '.join(WORKER)}, {told}"
-    command = ["-m", "celery", "--quiet", "--app=celery_app", "worker", *WORKER]
-    print(json.dumps({"configuration": configuration, "worker": command}), flush=True)
+    print(json.dumps({"ready": True}), flush=True)
     commands = Commands()
     for line in sys.stdin:
         command = json.loads(line)

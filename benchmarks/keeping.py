@@ -11,10 +11,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from asyncq import AsyncQ
 from bench import SLOTS, Bench, alternate, producer_command, worker_command
+from celery_settings import BACKEND, POOL, POOLS, settings
+from celery_settings import worker_command as worker_command_of_celery
 from figures import Figure, Limit, Pair
 from meter import metered
 from processes import Child, ChildFailed
@@ -112,7 +115,7 @@ async def _ways(bench: Bench, stack: contextlib.AsyncExitStack) -> list[Way]:
     if find_spec("celery") is None:
         bench.told.append("Celery is left out, as it is not installed: pip install 'asyncq[benchmarks]'")
         return ways
-    return [*ways, await _celery(bench, stack, stores.urls[REDIS])]
+    return [*ways, await _celery(bench, stack, stores.urls[REDIS].removesuffix("/0") + "/1")]
 
 
 async def _asyncq(bench: Bench, stack: contextlib.AsyncExitStack, name: str, url: str) -> Way:
@@ -129,7 +132,24 @@ async def _asyncq(bench: Bench, stack: contextlib.AsyncExitStack, name: str, url
 
 
 async def _celery(bench: Bench, stack: contextlib.AsyncExitStack, redis_url: str) -> Way:
-    environment = {**bench.environment, "BENCH_CELERY_BACKEND": redis_url.removesuffix("/0") + "/1"}
-    producer = await stack.enter_async_context(Child(["celery_producer.py"], environment))
-    facts = await producer.answer()
-    return Way(CELERY, facts["configuration"], producer, facts["worker"], environment)
+    """Return Celery with the pool that is fastest in a trial; a quick run takes the first one."""
+    producer_environment = {**bench.environment, BACKEND: redis_url, POOL: POOLS[0]}
+    producer = await stack.enter_async_context(Child(["celery_producer.py"], producer_environment))
+    await producer.answer()
+    pools = POOLS[: bench.sizes.celery_pools]
+    ways = {pool: _celery_with(pool, producer, {**producer_environment, POOL: pool}) for pool in pools}
+    if len(ways) == 1:
+        return ways[POOLS[0]]
+    rates = {pool: (await _drain(bench, way)).rate for pool, way in ways.items()}
+    told = ", ".join(f"{pool} {rate:,.0f}" for pool, rate in rates.items())
+    bench.told.append(f"Celery's pools in a trial, tasks/s: {told}. The fastest one is taken.")
+    return ways[max(rates, key=lambda pool: rates[pool])]
+
+
+def _celery_with(pool: str, producer: Child, environment: Mapping[str, str]) -> Way:
+    command = worker_command_of_celery(pool)
+    configuration = (
+        f"Celery {version('celery')}, {' '.join(command[2:])}, {settings(pool)}, "
+        f"result_backend={environment[BACKEND]}, the rest by default"
+    )
+    return Way(CELERY, configuration, producer, command, environment)
