@@ -36,6 +36,7 @@ from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.recording import Recording
+from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
@@ -178,7 +179,8 @@ class Kit:
         self.intake = Intake(self.tasks, self.clock, unknown_task_patience_s=patience_s, poison_after=poison_after)
         sender: Any = None  # nothing here sends tasks
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
-        rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults())
+        self.revocations = Revocations(self.clock, keep_s=3600)
+        rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults(), self.revocations)
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
         self.execution = Execution(self.intake, self.attempts, self.threads, rules, services, self.recording)
         self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)

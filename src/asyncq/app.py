@@ -325,6 +325,34 @@ class AsyncQ(TaskRegistry):
         """
         return await self._open_client().send_many(signatures)
 
+    async def cancel(self, *ids: str) -> None:
+        """Let tasks not run, or stop them where they run, by their ids. Returns when the broker has confirmed it.
+
+        What has ended, and an id that no task has, is no error. A cancelled id stays cancelled for
+        `cancellations_kept_s`: a later send, or a replay of a dead letter, with this id ends as cancelled too, unless
+        `undo_cancel` came before it.
+
+        Args:
+            *ids: Of tasks of any app in this namespace; see `ResultHandle.id`.
+
+        Raises:
+            InvalidOption: One cannot be a task's id, or cancelling is switched off, by `cancellations_kept_s=0`.
+            PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
+            BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
+        """
+        await self._open_client().canceller.cancel(ids)
+
+    async def undo_cancel(self, *ids: str) -> None:
+        """Let tasks run again that were cancelled: those that no worker has come to, and later sends of these ids.
+
+        Args:
+            *ids: Theirs.
+
+        Raises:
+            Exception: What `cancel` raises.
+        """
+        await self._open_client().canceller.undo(ids)
+
     def handle(self, task_id: str) -> ResultHandle[Any]:
         """Return a handle for a task that any process has sent: its status, progress and result.
 

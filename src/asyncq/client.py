@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
+from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import current_context
 from asyncq.errors import (
@@ -60,12 +61,14 @@ class Client:
 
     Attributes:
         recorder: The same.
+        canceller: Cancels tasks by their ids.
     """
 
     def __init__(
         self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
     ) -> None:
         self.recorder = recorder
+        self.canceller = Canceller(broker, settings, clock)
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -190,8 +193,17 @@ class Client:
             task: Its name, where another one's id is to be refused.
             decode: Reads the result's JSON.
         """
-        pending = self._pending.get(task_id)
-        return ResultHandle(task_id, pending, decode, self.recorder, task, is_sent=False)
+        # The store knows more than the first reply: a dead letter may have been sent back since, and lives again.
+        pending = self._pending.get(task_id) if self.recorder is None else None
+        return ResultHandle(
+            task_id,
+            pending,
+            decode,
+            self.recorder,
+            task,
+            is_sent=False,
+            cancel=lambda: self.canceller.cancel([task_id]),
+        )
 
     # --- messages
 
@@ -237,11 +249,19 @@ class Client:
         publication = Publication(
             message, Exchange(self._tasks_exchange, queue), Delay(delay_s) if delay_s > 0 else None
         )
-        return publication, ResultHandle(task_id, pending, signature.decode, self.recorder, signature.name)
+        due_at_ms = headers.get(DUE_AT)
+
+        async def cancel() -> None:
+            await self.canceller.cancel([task_id], due_at_ms)
+
+        return publication, ResultHandle(
+            task_id, pending, signature.decode, self.recorder, signature.name, cancel=cancel
+        )
 
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)
-        if pending is None or pending.lost is not None:  # sent again: what was lost before is lost for the old handle
+        # Sent again: what was lost before is lost for the old handle, and what came before is that one's end.
+        if pending is None or pending.lost is not None or pending.final is not None:
             pending = self._pending[task_id] = PendingReply()
         return pending
 

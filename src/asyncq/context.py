@@ -141,7 +141,7 @@ class TaskContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt shall stop: its time is up, the worker stops, or the broker took the delivery back.
+        """Whether this attempt shall stop: it was cancelled, its time is up, the worker stops, or its lease is lost.
 
         An `async def` task is cancelled by the loop. A thread cannot be: a `def` task that takes long asks here now
         and then, and returns or raises.

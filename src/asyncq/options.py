@@ -17,6 +17,7 @@ from asyncq.headers import own_headers, text_size
 from asyncq.keeping import KEEP_EVERYTHING, Keep, Keeping, keeping_of_options
 from asyncq.message import LATEST_MS, HeaderValue
 from asyncq.queue_names import check_queue_name
+from asyncq.rate import Rate
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
 from asyncq.stages import LONGEST_DELAY_S
@@ -37,6 +38,8 @@ class TaskOptions(TypedDict, total=False):
             matches the error decides. None, or an empty list: a failure is final. Without it: the queue's policies,
             else the app's, else a failure is final.
         time_limit: How long one attempt may take, in seconds or as a `timedelta`.
+        rate: How many attempts begin in one worker process, evenly spaced: "5/s", "100/m", "1000/h", "20/d". A message
+            over it waits for its turn on the broker.
         reply: Whether senders get a result back unless they say otherwise.
         on_failure: What is sent when the task has finally failed, unless the send says otherwise: a task, or a
             function, that takes a `FailedTask` as its only argument; or a signature, whose task finds it in
@@ -52,6 +55,7 @@ class TaskOptions(TypedDict, total=False):
     queue: str
     retry: RetryPolicy | Sequence[RetryPolicy] | None
     time_limit: float | timedelta
+    rate: str
     reply: bool
     on_failure: CallsBack | Callable[[FailedTask], object] | None
     keep: Keep
@@ -140,6 +144,7 @@ class RunOptions:
     retry: tuple[RetryPolicy, ...] | None = None
     time_limit_s: float | None = None
     on_failure: CallsBack | None = None
+    rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)

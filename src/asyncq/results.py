@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from asyncq.errors import (
     InvalidResult,
     NoReply,
     NoResultStore,
+    NotOpen,
     ReplyLost,
     ResultError,
     ResultTimeout,
@@ -130,9 +131,9 @@ class ResultHandle(Generic[R]):
         id: The task's id: the same for every attempt.
     """
 
-    __slots__ = ("__weakref__", "_decode", "_is_sent", "_pending", "_recorder", "_task", "id")
+    __slots__ = ("__weakref__", "_cancel", "_decode", "_is_sent", "_pending", "_recorder", "_task", "id")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the client makes handles, and nobody else
         self,
         id: str,  # noqa: A002 - the public name
         pending: PendingReply | None,
@@ -141,6 +142,7 @@ class ResultHandle(Generic[R]):
         task: str | None = None,
         *,
         is_sent: bool = True,
+        cancel: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.id = id
         self._pending = pending
@@ -148,6 +150,7 @@ class ResultHandle(Generic[R]):
         self._recorder = recorder
         self._task = task
         self._is_sent = is_sent
+        self._cancel = cancel
 
     def __repr__(self) -> str:
         return f"ResultHandle({self.id!r})"
@@ -227,6 +230,28 @@ class ResultHandle(Generic[R]):
             if pending is None or pending.final is not None or pending.lost is not None:
                 return
             await pending.changed()
+
+    async def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs. Returns when the broker has confirmed it to be cancelled.
+
+        A running `async def` task is cancelled within a second; a `def` task sees `ctx.cancelled`. One that waits in
+        its queue, for its delay or for a retry does not run any more. `result()` then raises `TaskCancelled`, as soon
+        as a worker has come to the task; or returns the result, where the task was faster.
+
+        Returns:
+            False where the task has ended, as this handle knows already: nothing was asked for then.
+
+        Raises:
+            InvalidOption: Cancelling is switched off, by `cancellations_kept_s=0`.
+            PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
+            BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
+        """
+        if self._cancel is None:
+            raise NotOpen(f"The handle of task {self.id} belongs to no open app. Use `await app.cancel(id)`.")
+        if self._pending is not None and self._pending.final is not None:
+            return False
+        await self._cancel()
+        return True
 
     async def updates(self) -> AsyncIterator[Progress]:
         """Iterate the task's progress, as it comes, until the task ends or the reply queue is lost.

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from pydantic_core import from_json
 
 from asyncq.errors import BlockingCall, NotOpen
+from asyncq.options import checked_id
 from asyncq.results import Progress, ResultHandle
 from asyncq.signature import Sender, Signature
 from asyncq.status import TaskStatus
@@ -118,6 +119,10 @@ class SyncHandle(Generic[R]):
         """
         return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
 
+    def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs; see `ResultHandle.cancel`."""
+        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
+
     def status(self) -> TaskStatus:
         """Return what is known of the task at this moment; raises what `ResultHandle.status` raises."""
         return self._bridge.run(self._handle.status, "await handle.status()")
@@ -180,12 +185,12 @@ class SyncSender:
             task_id: The task's id.
             task: Which task it is, for a result of its type.
         """
-        bridge = self._bridge()
+        bridge, sender, known_id = self._bridge(), self._sender(), checked_id(task_id)
 
         async def made() -> ResultHandle[Any]:
             if task is None:
-                return self._sender().handle_of(task_id, None, from_json)
-            return self._sender().handle_of(task_id, task.name, task.results.decode)
+                return sender.handle_of(known_id, None, from_json)
+            return sender.handle_of(known_id, task.name, task.results.decode)
 
         return SyncHandle(bridge, bridge.run(made, "app.handle(id)"))
 

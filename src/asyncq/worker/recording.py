@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from asyncq.broker import Delivery
-from asyncq.errors import LeaseLost, MalformedMessage, ResultStoreError
+from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, NotOpen, ResultStoreError
 from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_of
 from asyncq.loggers import get_logger
 from asyncq.message import HISTORY, Message
@@ -47,13 +47,23 @@ class NotKept(Exception):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a task ended, as far as the store is concerned."""
+    """How a task ended, as far as the store is concerned.
+
+    Attributes:
+        state: A final one.
+        result: What it has returned, as JSON.
+        failure: What went wrong.
+        reason: Why it has failed for good.
+        rejected: Whether it was not run for what its message is, or has rejected that.
+        attempts: How many have run; None for the number of the present one.
+    """
 
     state: TaskState
     result: bytes | None = None
     failure: Failure | None = None
     reason: str | None = None
     rejected: bool = False
+    attempts: int | None = None
 
 
 class AttemptRecord:
@@ -265,7 +275,7 @@ class Recording:
         assert recorder is not None  # noqa: S101 - for the type checker: there is an update
         try:
             await recorder.write([update])
-        except ResultStoreError as error:
+        except (ResultStoreError, NotOpen) as error:
             await self._keep_trying(recorder, delivery, record, update, error)
 
     async def _keep_trying(
@@ -274,7 +284,7 @@ class Recording:
         delivery: Delivery,
         record: AttemptRecord | None,
         update: StatusUpdate,
-        error: ResultStoreError,
+        error: AsyncQError,
     ) -> None:
         now_s = asyncio.get_running_loop().time
         began_s = now_s() if record is None else record.began_s
@@ -299,7 +309,7 @@ class Recording:
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
                 try:
                     await recorder.write([update])
-                except ResultStoreError as again:
+                except (ResultStoreError, NotOpen) as again:
                     error = again
                 else:
                     return
@@ -323,7 +333,7 @@ class Recording:
             return None
         return self._update(
             delivery,
-            number,
+            number if end.attempts is None else end.attempts,
             end.state,
             self._recorder.clock.now_ms(),
             result=end.result if keeping.states else None,

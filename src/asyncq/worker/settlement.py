@@ -2,7 +2,7 @@
 
     succeeded          store and reply -> ack
     retry              copy with the next attempt number, delayed -> ack
-    snoozed, deferred, staged   copy with the same attempt number, delayed -> ack
+    snoozed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
     failed, rejected   dead letter with the error -> store and reply -> error callback -> ack; where the dead letter
                        cannot be published because of the message itself, the broker's own reject stands for the ack
     cancelled          store and reply -> ack
@@ -36,6 +36,7 @@ from asyncq.message import (
     FIRST_AT,
     HISTORY,
     STAGED_UNTIL,
+    TURN_AT,
     UNKNOWN_SINCE,
     HeaderValue,
     ReplyType,
@@ -58,6 +59,7 @@ from asyncq.outcome import (
     Snoozed,
     Staged,
     Succeeded,
+    Throttled,
 )
 from asyncq.stages import first_leg
 from asyncq.status import TaskState
@@ -70,7 +72,7 @@ __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
 
-_Again = RetryLater | Snoozed | Deferred | Staged
+_Again = RetryLater | Snoozed | Deferred | Staged | Throttled
 
 _ERROR_BYTES = 500
 _REASON_BYTES = 4 * 1024
@@ -136,14 +138,14 @@ class Settlement:
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater() | Snoozed() | Deferred() | Staged():
+            case RetryLater() | Snoozed() | Deferred() | Staged() | Throttled():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._fail(executed, ReplyType.FAILED, failure, reason)
             case Rejected(failure, reason):
                 await self._fail(executed, ReplyType.REJECTED, failure, reason)
-            case Cancelled():
-                await self._cancel(executed)
+            case Cancelled(attempts):
+                await self._cancel(executed, attempts)
             case Expired():
                 await self._expire(executed, outcome)
             case Drained():
@@ -165,13 +167,13 @@ class Settlement:
         await delivery.ack()
         return outcome
 
-    async def _cancel(self, executed: Executed) -> None:
+    async def _cancel(self, executed: Executed, attempts: int | None) -> None:
         delivery = executed.delivery
 
         async def reply() -> None:
             await self._publishing.reply(delivery, ReplyType.CANCELLED, b"null")
 
-        await self._tell(executed, End(TaskState.CANCELLED), reply)
+        await self._tell(executed, End(TaskState.CANCELLED, attempts=attempts), reply)
         await delivery.ack(hold=executed.hold)
 
     async def _run_again(self, executed: Executed, outcome: _Again) -> Outcome:
@@ -181,7 +183,10 @@ class Settlement:
         failure = outcome.failure if isinstance(outcome, RetryLater) else last_failure(delivery.message.headers)
         at_most_s = outcome.at_most_s if isinstance(outcome, RetryLater) else None
         # Nothing is early: a part of a millisecond counts as one, and a leg does not shorten the whole.
-        due_ms = outcome.until_ms if isinstance(outcome, Staged) else now_ms + math.ceil(outcome.delay_s * 1000)
+        if isinstance(outcome, (Staged, Throttled)):
+            due_ms, delay_s = outcome.until_ms, max(0, outcome.until_ms - now_ms) / 1000
+        else:
+            due_ms, delay_s = now_ms + math.ceil(outcome.delay_s * 1000), outcome.delay_s
         expires_ms = expires_at_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
@@ -190,9 +195,9 @@ class Settlement:
             if at_most_s is not None:
                 at_most_s = min(at_most_s, (expires_ms - now_ms) / 1000)
         try:
-            leg_s, staged = first_leg(outcome.delay_s, due_ms)
+            leg_s, staged = first_leg(delay_s, due_ms)
             headers = {**self._next_headers(executed, outcome), **staged, DUE_AT: due_ms}
-            copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE, STAGED_UNTIL))
+            copy = copy_of(delivery.message, headers=headers, drop=_dropped_by(outcome))
             await self._publishing.copy(delivery, copy, Delay(leg_s, at_most_s))
         except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: nobody waits for so long
             failure = outcome.failure if isinstance(outcome, RetryLater) else Failure.of(error)
@@ -218,6 +223,8 @@ class Settlement:
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
             case Staged():
                 return {ATTEMPT: attempt}
+            case Throttled(until_ms):
+                return {ATTEMPT: attempt, TURN_AT: until_ms}
 
     def _history(self, executed: Executed, failure: Failure, now_ms: int) -> tuple[FailedAttempt, ...]:
         """Return the attempts that failed, this one included."""
@@ -242,7 +249,7 @@ class Settlement:
             except MessageTooLarge:
                 await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
 
-        end = End(TaskState.EXPIRED, failure=failure, reason="expired")
+        end = End(TaskState.EXPIRED, failure=failure, reason="expired", attempts=expired.attempts)
         if failure is None:
             await self._tell(executed, end, reply)
             await delivery.ack(hold=executed.hold)
@@ -314,6 +321,12 @@ class Settlement:
             if is_told
             else self._history(executed, failure, now_ms),
         )
+
+
+def _dropped_by(outcome: _Again) -> tuple[str, ...]:
+    """Return the headers that the copy does not take over: each attempt needs a turn of its own."""
+    had_its_turn = isinstance(outcome, (RetryLater, Snoozed))
+    return (UNKNOWN_SINCE, STAGED_UNTIL, TURN_AT) if had_its_turn else (UNKNOWN_SINCE, STAGED_UNTIL)
 
 
 def _json(value: Mapping[str, object]) -> bytes:
