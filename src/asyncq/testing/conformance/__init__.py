@@ -29,12 +29,16 @@ THEMES: Final = (
     "dead_letters",
     "replays",
     "mailboxes",
+    "journals",
     "sending",
     "results",
+    "states",
     "retries",
     "callbacks",
     "intake",
     "breaker",
+    "cancelling",
+    "rates",
     "working",
 )
 
