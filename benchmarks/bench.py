@@ -97,12 +97,18 @@ def producer_command(side: Side) -> Sequence[str]:
     return ("producers.py", side, QUEUES[side], EXCHANGE)
 
 
+def asyncq_worker(queue: str, loop: str) -> Sequence[str]:
+    """Return the arguments of `asyncq worker`, on one of the event loops that `--loop` takes."""
+    options = (f"--queue={queue}:{SLOTS}", "--log-level=warning", f"--loop={loop}")
+    return ("-m", "asyncq", "worker", "asyncq_app:app", *options)
+
+
 def worker_command(side: Side) -> Sequence[str]:
     """Return the arguments of a side's worker: the raw one, or what `asyncq worker` is."""
     queue = QUEUES[side]
     if side == "raw":
         return ("raw_worker.py", queue, str(SLOTS))
-    return ("-m", "asyncq", "worker", "asyncq_app:app", f"--queue={queue}:{SLOTS}", "--log-level=warning")
+    return asyncq_worker(queue, "asyncio")  # the other side's loop
 
 
 def alternate(number: int, sides: Sequence[T] = SIDES) -> Sequence[T]:

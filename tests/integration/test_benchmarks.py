@@ -112,3 +112,53 @@ async def test_asyncq_keeps_its_limits_beside_raw_aio_pika_and_celery(node, tmp_
     assert code == 0, output
     figures = json.loads(record.read_text())["figures"]
     assert [figure["limit"] for figure in figures if figure["beside"] == "Celery" and figure["limit"]] == [">= 1.3"]
+
+
+# --- the memory of a worker
+
+
+async def endurance(node: Node, *options: str, timeout_s: float) -> tuple[int | None, str]:
+    """Run `benchmarks/endurance.py` on the test's broker and return its exit code and its output."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "endurance.py", *options),
+        cwd=ROOT / "benchmarks",
+        env={**os.environ, "ASYNCQ_TEST_BROKER_URL": node.url, "ASYNCQ_TEST_MANAGEMENT_URL": node.management_url},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), timeout_s)
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        raise
+    return process.returncode, output.decode()
+
+
+async def test_a_workers_memory_is_told_and_drawn(node, tmp_path):
+    """Some thousand tasks are too few to prove anything, and enough to see a large leak."""
+    code, told = await endurance(node, "--tasks", "5000", "--svg", str(tmp_path / "memory.svg"), timeout_s=180)
+    assert code == 0, told
+    assert "grown by" in told
+    picture = (tmp_path / "memory.svg").read_text()
+    assert picture.startswith("<svg")
+    assert "<polyline" in picture
+
+
+@pytest.mark.prove
+async def test_a_workers_memory_is_flat_over_100000_tasks(node):
+    """After its warm-up; tasks of every kind and every end."""
+    code, told = await endurance(node, "--tasks", "100000", timeout_s=1200)
+    print(f"\n{told}")
+    assert code == 0, told
+
+
+def test_memory_that_grows_is_seen_whatever_the_warm_up_was(monkeypatch):
+    """The growth is that of the straight line through what follows the warm-up."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    growth_mib = importlib.import_module("endurance").growth_mib
+    warm_up = [(number * 1000, 20.0 + number) for number in range(1, 21)]
+    flat = [(number * 1000, 40.0 + number % 2) for number in range(21, 101)]
+    assert abs(growth_mib(warm_up + flat)) < 0.1
+    growing = [(number * 1000, 40.0 + number / 10) for number in range(21, 101)]
+    assert growth_mib(warm_up + growing) == pytest.approx(7.9, abs=0.1)
