@@ -32,9 +32,10 @@ from asyncq.errors import (
 )
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id, root_id_of
+from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
-from asyncq.results import PendingReply, ResultHandle
+from asyncq.results import ResultHandle
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg

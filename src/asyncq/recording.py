@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from asyncq.clock import Clock
 from asyncq.errors import NotOpen, ResultStoreError, StoreUnavailable
@@ -22,7 +23,7 @@ from asyncq.result_store import ResultStore, StatusPage
 from asyncq.settings import Settings
 from asyncq.status import StatusUpdate, TaskState, TaskStatus
 
-__all__ = ["Recorder", "moment_of", "recorder_of", "sent_update"]
+__all__ = ["Recorder", "birth_of", "moment_of", "recorder_of", "sent_update"]
 
 log = get_logger("asyncq.results")
 
@@ -37,6 +38,26 @@ def moment_of(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
+def birth_of(message: Message, queue: str, keeping: Keeping) -> dict[str, Any]:
+    """Return the arguments of `StatusUpdate` that are the same for all updates of one task.
+
+    Args:
+        message: The task's message.
+        queue: The queue that it was sent to.
+        keeping: For how long it is kept.
+    """
+    headers = message.headers
+    return {
+        "id": message.task_id,
+        "task": message.type,
+        "queue": queue,
+        "not_after": _moment(headers.get(EXPIRES_AT)),
+        "parent_id": _text(headers.get(PARENT_ID)),
+        "root_id": _text(headers.get(ROOT_ID)),
+        "ttl_s": keeping.ttl_s,
+    }
+
+
 def sent_update(message: Message, queue: str, keeping: Keeping, at_ms: int, *, anew: bool = False) -> StatusUpdate:
     """Return what is written of a task that was sent.
 
@@ -49,17 +70,11 @@ def sent_update(message: Message, queue: str, keeping: Keeping, at_ms: int, *, a
     """
     due_at = _moment(message.headers.get(DUE_AT))
     return StatusUpdate(
-        id=message.task_id,
         state=TaskState.QUEUED if due_at is None else TaskState.SCHEDULED,
         at=_moment(at_ms) or moment_of(0),
-        task=message.type,
-        queue=queue,
         due_at=due_at,
-        not_after=_moment(message.headers.get(EXPIRES_AT)),
-        parent_id=_text(message.headers.get(PARENT_ID)),
-        root_id=_text(message.headers.get(ROOT_ID)),
-        ttl_s=keeping.ttl_s,
         anew=anew,
+        **birth_of(message, queue, keeping),
     )
 
 

@@ -197,35 +197,42 @@ class StatusUpdate:
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} needs a time zone: datetime.now(UTC), not {moment!r}.")
 
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the record may be forgotten; None for never.
+    def expires_at(self, store_ttl_s: float | None = None) -> datetime | None:
+        """Return when the record may be forgotten; None for never.
 
         What has not ended is kept for a week at least after its last change, or after the time that it waits for:
         a time to live of a minute means the result, not a task that runs for an hour.
+
+        Args:
+            store_ttl_s: The store's own time, in seconds; None for ever.
         """
-        if self.ttl_s is None:
+        ttl_s = store_ttl_s if self.ttl_s is None else self.ttl_s
+        if ttl_s is None:
             return None
-        if self.state.final:
-            return self.at + timedelta(seconds=self.ttl_s)
+        if self.state in _FINAL:
+            return self.at + timedelta(seconds=ttl_s)
         latest = max(moment for moment in (self.at, self.due_at, self.retry_at) if moment is not None)
-        return latest + timedelta(seconds=max(self.ttl_s, _UNENDED_KEPT_S))
+        return latest + timedelta(seconds=max(ttl_s, _UNENDED_KEPT_S))
 
 
-def merge(stored: TaskStatus | None, update: StatusUpdate) -> TaskStatus:
+_NOTHING = TaskStatus("")
+
+
+def merge(stored: TaskStatus | None, update: StatusUpdate, store_ttl_s: float | None = None) -> TaskStatus:
     """Return what holds after an update.
 
     Args:
         stored: What was known; None for nothing.
         update: What has happened, not necessarily after that.
+        store_ttl_s: How long the store keeps what says nothing of it, in seconds; None for ever.
     """
     if stored is None or stored.state is TaskState.UNKNOWN:
-        return _status_of(update)
+        return _status_of(update, store_ttl_s)
     if update.anew:
-        return _filled(_status_of(update), replace(stored, queued_at=None, due_at=None, not_after=None))
+        return _status_of(update, store_ttl_s, replace(stored, queued_at=None, due_at=None, not_after=None))
     if _counts_more(update, stored):
-        return _filled(_status_of(update), stored)
-    return _filled(stored, _status_of(update))
+        return _status_of(update, store_ttl_s, stored)
+    return _filled(stored, _status_of(update, store_ttl_s))
 
 
 def _counts_more(update: StatusUpdate, stored: TaskStatus) -> bool:
@@ -240,29 +247,32 @@ def _counts_more(update: StatusUpdate, stored: TaskStatus) -> bool:
     return (update.at, _RANK[update.state]) > (stored.updated_at, _RANK[stored.state])
 
 
-def _status_of(update: StatusUpdate) -> TaskStatus:
+def _status_of(update: StatusUpdate, store_ttl_s: float | None, before: TaskStatus | None = None) -> TaskStatus:
+    """Return what an update says, with the facts of its birth that only the status before it knows."""
+    state, at = update.state, update.at
+    known = _NOTHING if before is None else before
     return TaskStatus(
         id=update.id,
-        state=update.state,
-        task=update.task,
-        queue=update.queue,
+        state=state,
+        task=update.task or known.task,
+        queue=update.queue or known.queue,
         attempt=update.attempt,
         worker=update.worker,
         progress=update.progress,
         result=update.result,
         error=update.error,
-        queued_at=update.queued_at or (update.at if update.state in _BEFORE_START else None),
-        due_at=update.due_at,
-        not_after=update.not_after,
-        started_at=update.started_at or (update.at if update.state is TaskState.STARTED else None),
+        queued_at=_earlier(update.queued_at or (at if state in _BEFORE_START else None), known.queued_at),
+        due_at=_earlier(update.due_at, known.due_at),
+        not_after=update.not_after or known.not_after,
+        started_at=update.started_at or (at if state is TaskState.STARTED else None),
         retry_at=update.retry_at,
-        finished_at=update.at if update.state.final else None,
-        updated_at=update.at,
-        parent_id=update.parent_id,
-        root_id=update.root_id,
+        finished_at=at if state in _FINAL else None,
+        updated_at=at,
+        parent_id=update.parent_id or known.parent_id,
+        root_id=update.root_id or known.root_id,
         reason=update.reason,
         rejected=update.rejected,
-        expires_at=update.expires_at,
+        expires_at=update.expires_at(store_ttl_s),
     )
 
 

@@ -23,6 +23,9 @@ __all__ = ["Cursor", "Unreadable", "decode", "encode", "from_micros", "key_of", 
 _TIMES = ("queued_at", "due_at", "not_after", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
 _TEXTS = ("task", "queue", "worker", "parent_id", "root_id", "reason")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_in_full = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+_in_ascii = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 class Unreadable(ValueError):
@@ -31,7 +34,7 @@ class Unreadable(ValueError):
 
 def micros(moment: datetime) -> int:
     """Return the microseconds since the epoch."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def from_micros(value: int) -> datetime:
@@ -64,8 +67,8 @@ def encode(status: TaskStatus) -> str:
         record["progress"] = {name: value for name, value in found.items() if value not in (None, {})}
     if (error := status.error) is not None:
         record["error"] = {"type": error.type, "message": error.message, "traceback": error.traceback}
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
-    return text if _is_text(text) else json.dumps(record, separators=(",", ":"), default=str)
+    text = _in_full(record)
+    return text if _is_text(text) else _in_ascii(record)
 
 
 def _is_text(text: str) -> bool:

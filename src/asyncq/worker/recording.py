@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from asyncq.broker import Delivery
 from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, NotOpen, ResultStoreError
@@ -22,7 +24,7 @@ from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_of
 from asyncq.loggers import get_logger
 from asyncq.message import HISTORY, Message
 from asyncq.outcome import Failure
-from asyncq.recording import Recorder, moment_of, sent_update
+from asyncq.recording import Recorder, birth_of, moment_of
 from asyncq.results import Progress
 from asyncq.status import StatusUpdate, TaskState
 from asyncq.task import AnyTask
@@ -69,7 +71,7 @@ class AttemptRecord:
 
     Args:
         recorder: Writes it.
-        started: What holds from its beginning.
+        update: Returns the update of a STARTED attempt, for a time in milliseconds since the epoch and what else holds.
         lease: Its delivery.
         interval_s: How much time is between two notes of progress, in seconds.
 
@@ -77,17 +79,33 @@ class AttemptRecord:
         lease: Its delivery; a redelivery may take its place.
         latest: How far it is.
         began_s: When it began, by the loop's time.
-        started: What holds from its beginning.
+        started_at: When that was.
     """
 
-    __slots__ = ("_ended", "_interval_s", "_noted_s", "_recorder", "_timer", "began_s", "latest", "lease", "started")
+    __slots__ = (
+        "_ended",
+        "_interval_s",
+        "_noted_s",
+        "_recorder",
+        "_started_ms",
+        "_timer",
+        "_update",
+        "began_s",
+        "latest",
+        "lease",
+        "started_at",
+    )
 
-    def __init__(self, recorder: Recorder, started: StatusUpdate, lease: Delivery, interval_s: float) -> None:
-        self.started = started
+    def __init__(
+        self, recorder: Recorder, update: Callable[..., StatusUpdate], lease: Delivery, interval_s: float
+    ) -> None:
         self.lease = lease
         self.latest: Progress | None = None
         self._recorder = recorder
+        self._update = update
         self._interval_s = interval_s
+        self._started_ms = recorder.clock.now_ms()
+        self.started_at = moment_of(self._started_ms)
         loop = asyncio.get_running_loop()
         self.began_s = loop.time()
         self._noted_s = float("-inf")
@@ -110,18 +128,17 @@ class AttemptRecord:
         """Note nothing any more."""
         self._ended = True
         self._stop_timer()
-        self._recorder.forget(self.started.id)
+        self._recorder.forget(self.lease.message.task_id)
 
     def _note(self) -> None:
         self._stop_timer()
         if self._ended or self.lease.is_lost:
             return
-        update = self.started
+        at_ms = self._started_ms
         if self.latest is not None:
-            at = moment_of(self._recorder.clock.now_ms())
-            update = replace(update, at=at, started_at=update.at, progress=self.latest)
+            at_ms = self._recorder.clock.now_ms()
             self._noted_s = asyncio.get_running_loop().time()
-        self._recorder.note_soon(update)
+        self._recorder.note_soon(self._update(at_ms, started_at=self.started_at, progress=self.latest))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -161,8 +178,9 @@ class Recording:
         recorder = self._recorder
         if recorder is None or not self._keeping(delivery.message).states:
             return None
-        started = self._update(recorder, delivery, number, TaskState.STARTED)
-        return AttemptRecord(recorder, started, delivery, self._interval_s)
+        # Made when it is noted: most attempts end before that.
+        update = partial(self._update, delivery, number, TaskState.STARTED)
+        return AttemptRecord(recorder, update, delivery, self._interval_s)
 
     async def again(
         self, delivery: Delivery, number: int, record: AttemptRecord | None, due_ms: int, failure: Failure | None
@@ -179,15 +197,17 @@ class Recording:
         if record is None or self._recorder is None:
             return
         record.end()
-        update = self._update(self._recorder, delivery, number, TaskState.RETRYING)
-        noted = replace(
-            update,
-            started_at=record.started.at,
+        update = self._update(
+            delivery,
+            number,
+            TaskState.RETRYING,
+            self._recorder.clock.now_ms(),
+            started_at=record.started_at,
             progress=record.latest,
             retry_at=moment_of(due_ms),
             error=failure,
         )
-        await self._recorder.note([noted])
+        await self._recorder.note([update])
 
     async def tell(
         self,
@@ -218,7 +238,9 @@ class Recording:
         update = self._end_update(delivery, number, record, end)
         if update is None:
             await reply()
-        elif delivery.message.reply_to is not None and len(end.result or b"") > _MAY_BE_TOO_LARGE:
+        elif delivery.message.reply_to is None:
+            await self._keep(delivery, record, update)
+        elif len(end.result or b"") > _MAY_BE_TOO_LARGE:
             await reply()  # first: a result that is too large for it makes a failure of the success
             await self._keep(delivery, record, update)
         else:
@@ -309,39 +331,39 @@ class Recording:
         corrects = keeping.failures and HISTORY in delivery.message.headers
         if not (keeping.states or corrects if succeeded else keeping.failures):
             return None
-        attempts = number if end.attempts is None else end.attempts
-        update = self._update(self._recorder, delivery, attempts, end.state)
-        return replace(
-            update,
+        return self._update(
+            delivery,
+            number if end.attempts is None else end.attempts,
+            end.state,
+            self._recorder.clock.now_ms(),
             result=end.result if keeping.states else None,
             error=end.failure,
             reason=end.reason,
             rejected=end.rejected,
-            started_at=None if record is None else record.started.at,
+            started_at=None if record is None else record.started_at,
             progress=None if record is None else record.latest,
         )
 
-    def _update(self, recorder: Recorder, delivery: Delivery, number: int, state: TaskState) -> StatusUpdate:
+    def _update(self, delivery: Delivery, number: int, state: TaskState, at_ms: int, **more: Any) -> StatusUpdate:
         message = delivery.message
-        now_ms = recorder.clock.now_ms()
-        born = sent_update(message, delivery.queue, self._keeping(message), _sent_ms(message, now_ms))
-        return replace(
-            born,
+        return StatusUpdate(
             state=state,
-            at=moment_of(now_ms),
+            at=moment_of(at_ms),
             attempt=number,
             worker=self._worker,
-            queued_at=born.at,
-            due_at=None,
+            queued_at=moment_of(_sent_ms(message, at_ms)),
+            **more,
+            **birth_of(message, delivery.queue, self._keeping(message)),
         )
 
     def _keeping(self, message: Message) -> Keeping:
         task = self._tasks.get(message.type)
         default = KEEP_EVERYTHING if task is None else task.keeping
         try:
-            return keeping_of(message).over(default)
+            said = keeping_of(message)
         except MalformedMessage:  # it ends as such; that much is kept
             return default
+        return default if said is KEEP_EVERYTHING else said.over(default)
 
 
 def _sent_ms(message: Message, now_ms: int) -> int:
@@ -351,4 +373,4 @@ def _sent_ms(message: Message, now_ms: int) -> int:
     that what the sender itself has written stays.
     """
     sent_ms = message.timestamp_ms
-    return now_ms if sent_ms is None else min(now_ms, sent_ms - sent_ms % 1000 + 999)
+    return now_ms if sent_ms is None else max(0, min(now_ms, sent_ms - sent_ms % 1000 + 999))
