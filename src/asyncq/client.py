@@ -30,11 +30,13 @@ from asyncq.errors import (
     PublishError,
     ReplyLost,
 )
+from asyncq.life import SENT_AT
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id, root_id_of
+from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
-from asyncq.results import PendingReply, ResultHandle
+from asyncq.results import ResultHandle
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
@@ -222,7 +224,8 @@ class Client:
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
         delay_s, expires_ms = sending.times_at(now_ms)
-        headers: dict[str, HeaderValue] = {**sending.headers, **sending.keeping.headers(), **_lineage()}
+        keeping = sending.keeping.over(signature.keeping)
+        headers: dict[str, HeaderValue] = {**sending.headers, **keeping.headers(), **_lineage(), SENT_AT: now_ms}
         if delay_s > 0:
             due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
             delay_s, staged = first_leg(delay_s, due_ms)
@@ -254,9 +257,9 @@ class Client:
         async def cancel() -> None:
             await self.canceller.cancel([task_id], due_at_ms)
 
-        return publication, ResultHandle(
-            task_id, pending, signature.decode, self.recorder, signature.name, cancel=cancel
-        )
+        # Of a task whose states are not kept, its replies know more than the store.
+        recorder = self.recorder if keeping.states else None
+        return publication, ResultHandle(task_id, pending, signature.decode, recorder, signature.name, cancel=cancel)
 
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)

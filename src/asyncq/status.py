@@ -6,21 +6,21 @@ worker's, a worker whose lease is lost may still write. `merge` says what stands
 A status has two parts. The facts of its birth (task, queue, when it was queued, parent and root) are filled in from
 whatever update knows them. All the rest belongs to one update alone, the one that counts:
 
-1. A final state counts more than one that is not, and stays.
-2. A higher attempt counts more than a lower one, which never takes its place.
-3. Of one attempt, a success counts more than another end; else the first end stays.
-4. What is not final goes by its time: a task that snoozes starts again within one attempt.
-5. `anew`, a dead letter that is replayed, begins from nothing.
+1. A later life begins from nothing, and an earlier one says nothing any more: a dead letter that was sent back, an id
+   that is used again. See `life.py`.
+2. A final state counts more than one that is not, and stays.
+3. Of two ends, that of the higher attempt counts; of one attempt a success, else the first one.
+4. Else the higher attempt counts more; of one attempt, the later run; of one run, that another one follows; then the
+   later time.
 
-Invariant: where these rules decide, the order of arrival does not matter. It does in two cases, where nobody knows
-better: two ends of the same kind of one attempt (the first one stays), and an end of a lower attempt beside a higher
-one that is still under way (what is there stays).
+Invariant: the order of arrival does not matter, but for two ends of the same kind of one attempt, where nobody knows
+better: the first one stays.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -56,6 +56,7 @@ class TaskState(StrEnum):
 _FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED})
 _BEFORE_START = frozenset({TaskState.QUEUED, TaskState.SCHEDULED})
 _RANK = {state: rank for rank, state in enumerate(TaskState)}
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,9 @@ class TaskStatus:
         result: What it has returned, as JSON.
         error: What went wrong: of a final failure, or of the attempt before the one that follows.
         queued_at: When it was sent.
+        life: When this life of it was sent, in milliseconds since the epoch; 0 where that is not known. A dead letter
+            that is sent back has a new one, and so has an id that is used again.
+        run: Which run of its attempt this is: the later, the greater.
         due_at: When it may start at the earliest, where it was sent with a delay.
         not_after: From when on no attempt may begin: the `expires=` of its send.
         started_at: When its latest attempt began.
@@ -125,6 +129,8 @@ class TaskStatus:
     root_id: str | None = None
     reason: str | None = None
     rejected: bool = False
+    life: int = 0
+    run: int = 0
     expires_at: datetime | None = None
 
 
@@ -156,7 +162,8 @@ class StatusUpdate:
         reason: Why it has failed for good.
         rejected: Whether it was not run for what its message is, or has rejected that.
         ttl_s: How long the record is kept after its end, in seconds; None for the store's own time.
-        anew: Forget what was there, as for a dead letter that is replayed. Only for QUEUED and SCHEDULED.
+        life: When this life of the task was sent, in milliseconds since the epoch; 0 where that is not known.
+        run: Which run of its attempt this is.
 
     Raises:
         ValueError: An event cannot be so.
@@ -182,7 +189,8 @@ class StatusUpdate:
     reason: str | None = None
     rejected: bool = False
     ttl_s: float | None = None
-    anew: bool = False
+    life: int = 0
+    run: int = 0
 
     def __post_init__(self) -> None:
         before_start = self.state in _BEFORE_START
@@ -190,79 +198,93 @@ class StatusUpdate:
             raise ValueError("UNKNOWN is not a state that an event leads to.")
         if self.attempt != 0 if before_start else self.attempt < 0:
             raise ValueError(f"The attempt of a task that is {self.state} cannot be {self.attempt}.")
-        if self.anew and not before_start:
-            raise ValueError(f"A task begins anew as queued or scheduled, not as {self.state}.")
         for name in ("at", "queued_at", "due_at", "not_after", "started_at", "retry_at"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} needs a time zone: datetime.now(UTC), not {moment!r}.")
 
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the record may be forgotten; None for never.
+    def expires_at(self, store_ttl_s: float | None = None) -> datetime | None:
+        """Return when the record may be forgotten; None for never.
 
         What has not ended is kept for a week at least after its last change, or after the time that it waits for:
         a time to live of a minute means the result, not a task that runs for an hour.
+
+        Args:
+            store_ttl_s: The store's own time, in seconds; None for ever.
         """
-        if self.ttl_s is None:
+        ttl_s = store_ttl_s if self.ttl_s is None else self.ttl_s
+        if ttl_s is None:
             return None
-        if self.state.final:
-            return self.at + timedelta(seconds=self.ttl_s)
+        if self.state in _FINAL:
+            return self.at + timedelta(seconds=ttl_s)
         latest = max(moment for moment in (self.at, self.due_at, self.retry_at) if moment is not None)
-        return latest + timedelta(seconds=max(self.ttl_s, _UNENDED_KEPT_S))
+        return latest + timedelta(seconds=max(ttl_s, _UNENDED_KEPT_S))
 
 
-def merge(stored: TaskStatus | None, update: StatusUpdate) -> TaskStatus:
+_NOTHING = TaskStatus("")
+
+
+def merge(stored: TaskStatus | None, update: StatusUpdate, store_ttl_s: float | None = None) -> TaskStatus:
     """Return what holds after an update.
 
     Args:
         stored: What was known; None for nothing.
         update: What has happened, not necessarily after that.
+        store_ttl_s: How long the store keeps what says nothing of it, in seconds; None for ever.
     """
     if stored is None or stored.state is TaskState.UNKNOWN:
-        return _status_of(update)
-    if update.anew:
-        return _filled(_status_of(update), replace(stored, queued_at=None, due_at=None, not_after=None))
+        return _status_of(update, store_ttl_s)
+    if update.life != stored.life:
+        return _status_of(update, store_ttl_s) if update.life > stored.life else stored
     if _counts_more(update, stored):
-        return _filled(_status_of(update), stored)
-    return _filled(stored, _status_of(update))
+        return _status_of(update, store_ttl_s, stored)
+    return _filled(stored, _status_of(update, store_ttl_s))
 
 
 def _counts_more(update: StatusUpdate, stored: TaskStatus) -> bool:
-    if stored.state.final and not update.state.final:
-        return False
+    """Tell whether an update of the same life takes the place of what is there."""
+    was_final, is_final = stored.state in _FINAL, update.state in _FINAL
+    if was_final != is_final:
+        return is_final
     if update.attempt != stored.attempt:
         return update.attempt > stored.attempt
-    if stored.state.final:
+    if is_final:
         return update.state is TaskState.SUCCEEDED and stored.state is not TaskState.SUCCEEDED
-    if update.state.final or stored.updated_at is None:
-        return True
-    return (update.at, _RANK[update.state]) > (stored.updated_at, _RANK[stored.state])
+    return _order(update.run, update.state, update.at) > _order(stored.run, stored.state, stored.updated_at)
 
 
-def _status_of(update: StatusUpdate) -> TaskStatus:
+def _order(run: int, state: TaskState, at: datetime | None) -> tuple[int, int, datetime]:
+    return run, _RANK[state], at or _LONG_AGO
+
+
+def _status_of(update: StatusUpdate, store_ttl_s: float | None, before: TaskStatus | None = None) -> TaskStatus:
+    """Return what an update says, with the facts of its birth that only the status before it knows."""
+    state, at = update.state, update.at
+    known = _NOTHING if before is None else before
     return TaskStatus(
         id=update.id,
-        state=update.state,
-        task=update.task,
-        queue=update.queue,
+        state=state,
+        task=update.task or known.task,
+        queue=update.queue or known.queue,
         attempt=update.attempt,
         worker=update.worker,
         progress=update.progress,
         result=update.result,
         error=update.error,
-        queued_at=update.queued_at or (update.at if update.state in _BEFORE_START else None),
-        due_at=update.due_at,
-        not_after=update.not_after,
-        started_at=update.started_at or (update.at if update.state is TaskState.STARTED else None),
+        queued_at=_earlier(update.queued_at or (at if state in _BEFORE_START else None), known.queued_at),
+        due_at=_earlier(update.due_at, known.due_at),
+        not_after=update.not_after or known.not_after,
+        started_at=update.started_at or (at if state is TaskState.STARTED else None),
         retry_at=update.retry_at,
-        finished_at=update.at if update.state.final else None,
-        updated_at=update.at,
-        parent_id=update.parent_id,
-        root_id=update.root_id,
+        finished_at=at if state in _FINAL else None,
+        updated_at=at,
+        parent_id=update.parent_id or known.parent_id,
+        root_id=update.root_id or known.root_id,
         reason=update.reason,
         rejected=update.rejected,
-        expires_at=update.expires_at,
+        life=update.life,
+        run=update.run,
+        expires_at=update.expires_at(store_ttl_s),
     )
 
 

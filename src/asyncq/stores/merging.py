@@ -19,7 +19,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from asyncq.errors import InvalidOption, NotOpen, ResultStoreError, StoreSchemaMismatch, StoreUnavailable
@@ -224,8 +224,7 @@ class MergingStore(ABC):
     async def _write_batch(self, updates: Sequence[StatusUpdate]) -> None:
         waiting: dict[str, list[StatusUpdate]] = {}
         for update in updates:
-            dated = update if update.ttl_s is not None else replace(update, ttl_s=self._options.ttl_s)
-            waiting.setdefault(key_of(update.id), []).append(dated)
+            waiting.setdefault(key_of(update.id), []).append(update)
         # One order for all writers, so that databases with locks on rows never wait for each other in a circle.
         keys = sorted(waiting)
         for begin in range(0, len(keys), _MAX_AT_ONCE):
@@ -259,7 +258,7 @@ class MergingStore(ABC):
         before = None if live is None else self._status(live)
         after = before
         for update in updates:
-            after = merge(after, update)
+            after = merge(after, update, self._options.ttl_s)
         if after is None or after == before:
             return None
         version = random.randrange(_MAX_FIRST_VERSION) if row is None else row.version + 1  # noqa: S311 - no secret

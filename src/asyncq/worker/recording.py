@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from asyncq.broker import Delivery
-from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, NotOpen, ResultStoreError
-from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_of
+from asyncq.errors import LeaseLost, NotOpen, ResultStoreError
+from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_or_default
+from asyncq.life import replays_of, runs_of
 from asyncq.loggers import get_logger
-from asyncq.message import HISTORY, Message
+from asyncq.message import Message
 from asyncq.outcome import Failure
-from asyncq.recording import Recorder, moment_of, sent_update
+from asyncq.recording import Recorder, birth_of, moment_of
 from asyncq.results import Progress
 from asyncq.status import StatusUpdate, TaskState
 from asyncq.task import AnyTask
@@ -32,6 +35,9 @@ __all__ = ["AttemptRecord", "End", "NotKept", "Recording"]
 log = get_logger("asyncq.worker")
 
 _STARTED_AFTER_S = 0.02
+_FIRST_TRY_S = 2.0
+_LAST_TRY_S = 0.5
+_DELIVERIES = 1000
 _MAY_BE_TOO_LARGE = 64 * 1024
 _REPLY_AFTER_S = 1.0
 _FIRST_PAUSE_S = 0.1
@@ -69,7 +75,7 @@ class AttemptRecord:
 
     Args:
         recorder: Writes it.
-        started: What holds from its beginning.
+        update: Returns the update of a STARTED attempt, for a time in milliseconds since the epoch and what else holds.
         lease: Its delivery.
         interval_s: How much time is between two notes of progress, in seconds.
 
@@ -77,17 +83,33 @@ class AttemptRecord:
         lease: Its delivery; a redelivery may take its place.
         latest: How far it is.
         began_s: When it began, by the loop's time.
-        started: What holds from its beginning.
+        started_at: When that was.
     """
 
-    __slots__ = ("_ended", "_interval_s", "_noted_s", "_recorder", "_timer", "began_s", "latest", "lease", "started")
+    __slots__ = (
+        "_ended",
+        "_interval_s",
+        "_noted_s",
+        "_recorder",
+        "_started_ms",
+        "_timer",
+        "_update",
+        "began_s",
+        "latest",
+        "lease",
+        "started_at",
+    )
 
-    def __init__(self, recorder: Recorder, started: StatusUpdate, lease: Delivery, interval_s: float) -> None:
-        self.started = started
+    def __init__(
+        self, recorder: Recorder, update: Callable[..., StatusUpdate], lease: Delivery, interval_s: float
+    ) -> None:
         self.lease = lease
         self.latest: Progress | None = None
         self._recorder = recorder
+        self._update = update
         self._interval_s = interval_s
+        self._started_ms = recorder.clock.now_ms()
+        self.started_at = moment_of(self._started_ms)
         loop = asyncio.get_running_loop()
         self.began_s = loop.time()
         self._noted_s = float("-inf")
@@ -110,18 +132,17 @@ class AttemptRecord:
         """Note nothing any more."""
         self._ended = True
         self._stop_timer()
-        self._recorder.forget(self.started.id)
+        self._recorder.forget(self.lease.message.task_id)
 
     def _note(self) -> None:
         self._stop_timer()
         if self._ended or self.lease.is_lost:
             return
-        update = self.started
+        at_ms = self._started_ms
         if self.latest is not None:
-            at = moment_of(self._recorder.clock.now_ms())
-            update = replace(update, at=at, started_at=update.at, progress=self.latest)
+            at_ms = self._recorder.clock.now_ms()
             self._noted_s = asyncio.get_running_loop().time()
-        self._recorder.note_soon(update)
+        self._recorder.note_soon(self._update(at_ms, started_at=self.started_at, progress=self.latest))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -161,8 +182,9 @@ class Recording:
         recorder = self._recorder
         if recorder is None or not self._keeping(delivery.message).states:
             return None
-        started = self._update(recorder, delivery, number, TaskState.STARTED)
-        return AttemptRecord(recorder, started, delivery, self._interval_s)
+        # Made when it is noted: most attempts end before that.
+        update = partial(self._update, delivery, number, TaskState.STARTED)
+        return AttemptRecord(recorder, update, delivery, self._interval_s)
 
     async def again(
         self, delivery: Delivery, number: int, record: AttemptRecord | None, due_ms: int, failure: Failure | None
@@ -179,15 +201,17 @@ class Recording:
         if record is None or self._recorder is None:
             return
         record.end()
-        update = self._update(self._recorder, delivery, number, TaskState.RETRYING)
-        noted = replace(
-            update,
-            started_at=record.started.at,
+        update = self._update(
+            delivery,
+            number,
+            TaskState.RETRYING,
+            self._recorder.clock.now_ms(),
+            started_at=record.started_at,
             progress=record.latest,
             retry_at=moment_of(due_ms),
             error=failure,
         )
-        await self._recorder.note([noted])
+        await self._recorder.note([update])
 
     async def tell(
         self,
@@ -218,7 +242,9 @@ class Recording:
         update = self._end_update(delivery, number, record, end)
         if update is None:
             await reply()
-        elif delivery.message.reply_to is not None and len(end.result or b"") > _MAY_BE_TOO_LARGE:
+        elif delivery.message.reply_to is None:
+            await self._keep(delivery, record, update)
+        elif len(end.result or b"") > _MAY_BE_TOO_LARGE:
             await reply()  # first: a result that is too large for it makes a failure of the success
             await self._keep(delivery, record, update)
         else:
@@ -252,45 +278,43 @@ class Recording:
         recorder = self._recorder
         assert recorder is not None  # noqa: S101 - for the type checker: there is an update
         try:
-            await recorder.write([update])
-        except (ResultStoreError, NotOpen) as error:
-            await self._keep_trying(recorder, delivery, record, update, error)
+            async with asyncio.timeout(_FIRST_TRY_S):
+                await recorder.write([update])
+        except (ResultStoreError, NotOpen, TimeoutError) as error:
+            began_s = None if record is None else record.began_s
+            await self._keep_trying(recorder, delivery, began_s, update, str(error) or "no answer")
 
     async def _keep_trying(
-        self,
-        recorder: Recorder,
-        delivery: Delivery,
-        record: AttemptRecord | None,
-        update: StatusUpdate,
-        error: AsyncQError,
+        self, recorder: Recorder, delivery: Delivery, began_s: float | None, update: StatusUpdate, cause: str
     ) -> None:
         now_s = asyncio.get_running_loop().time
-        began_s = now_s() if record is None else record.began_s
-        until_s = max(began_s + self._lease_s, now_s() + _LEAST_PATIENCE_S)
+        until_s = max((now_s() if began_s is None else began_s) + self._lease_s, now_s() + _LEAST_PATIENCE_S)
         lost = asyncio.ensure_future(delivery.lost())
         given_up = asyncio.ensure_future(self._given_up.wait())
         pause_s = _FIRST_PAUSE_S
         try:
             while True:
-                if given_up.done() or now_s() >= until_s:
-                    raise NotKept(str(error)) from error
                 log.warning(
                     "the end of a task cannot be written into the result store, trying again",
                     task=update.task,
                     task_id=update.id,
                     pause_s=pause_s,
-                    cause=str(error),
+                    cause=cause,
                 )
                 await asyncio.wait({lost, given_up}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
-                if lost.done():
-                    raise LeaseLost(f"The delivery of task {update.id} is no longer ours.") from error
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
-                try:
-                    await recorder.write([update])
-                except (ResultStoreError, NotOpen) as again:
-                    error = again
-                else:
+                writing = asyncio.ensure_future(recorder.write([update]))
+                left_s = max(0.0, until_s - now_s())
+                await asyncio.wait({writing, lost, given_up}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not writing.done() and not lost.done():  # one that stops has tried once more, for a moment
+                    await asyncio.wait({writing, lost}, timeout=_LAST_TRY_S, return_when=asyncio.FIRST_COMPLETED)
+                if writing.done() and writing.exception() is None:
                     return
+                cause = await _cause_of(writing)
+                if lost.done():
+                    raise LeaseLost(f"The delivery of task {update.id} is no longer ours.")
+                if given_up.done() or now_s() >= until_s:
+                    raise NotKept(cause)
         finally:
             lost.cancel()
             given_up.cancel()
@@ -305,50 +329,52 @@ class Recording:
             return None
         keeping = self._keeping(delivery.message)
         succeeded = end.state is TaskState.SUCCEEDED
-        # The failure of an earlier life, before a replay, may be there: it must not stay as the last word.
-        corrects = keeping.failures and HISTORY in delivery.message.headers
+        # The failure of the life before a replay is there: it must not stay as the last word.
+        corrects = keeping.failures and replays_of(delivery.message) > 0
         if not (keeping.states or corrects if succeeded else keeping.failures):
             return None
-        attempts = number if end.attempts is None else end.attempts
-        update = self._update(self._recorder, delivery, attempts, end.state)
-        return replace(
-            update,
+        return self._update(
+            delivery,
+            number if end.attempts is None else end.attempts,
+            end.state,
+            self._recorder.clock.now_ms(),
             result=end.result if keeping.states else None,
             error=end.failure,
             reason=end.reason,
             rejected=end.rejected,
-            started_at=None if record is None else record.started.at,
+            started_at=None if record is None else record.started_at,
             progress=None if record is None else record.latest,
         )
 
-    def _update(self, recorder: Recorder, delivery: Delivery, number: int, state: TaskState) -> StatusUpdate:
+    def _update(self, delivery: Delivery, number: int, state: TaskState, at_ms: int, **more: Any) -> StatusUpdate:
         message = delivery.message
-        now_ms = recorder.clock.now_ms()
-        born = sent_update(message, delivery.queue, self._keeping(message), _sent_ms(message, now_ms))
-        return replace(
-            born,
+        return StatusUpdate(
             state=state,
-            at=moment_of(now_ms),
+            at=moment_of(at_ms),
             attempt=number,
             worker=self._worker,
-            queued_at=born.at,
-            due_at=None,
+            run=runs_of(message) * _DELIVERIES + min(delivery.deliveries or 0, _DELIVERIES - 1),
+            **more,
+            **birth_of(message, delivery.queue, self._keeping(message)),
         )
 
     def _keeping(self, message: Message) -> Keeping:
         task = self._tasks.get(message.type)
         default = KEEP_EVERYTHING if task is None else task.keeping
-        try:
-            return keeping_of(message).over(default)
-        except MalformedMessage:  # it ends as such; that much is kept
-            return default
+        return keeping_or_default(message, default)
 
 
-def _sent_ms(message: Message, now_ms: int) -> int:
-    """Return when a message was sent, as far as it tells.
+async def _cause_of(writing: asyncio.Future[None]) -> str:
+    """Return why a write was in vain. One that is still under way is left alone; it does no harm if it comes through.
 
-    AMQP's timestamps are whole seconds, and of two times the store keeps the earlier one: the end of that second, so
-    that what the sender itself has written stays.
+    Raises:
+        Exception: What is no fault of the store's.
     """
-    sent_ms = message.timestamp_ms
-    return now_ms if sent_ms is None else min(now_ms, sent_ms - sent_ms % 1000 + 999)
+    if not writing.done():
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        return "no answer"
+    error = writing.exception()
+    if error is not None and not isinstance(error, (ResultStoreError, NotOpen)):
+        raise error
+    return str(error)
