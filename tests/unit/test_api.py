@@ -43,6 +43,7 @@ PUBLIC = [
     "StoreUnavailable",
     "Task",
     "TaskContext",
+    "TaskCancelled",
     "TaskExpired",
     "TaskFailed",
     "TaskNotFound",
