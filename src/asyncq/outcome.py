@@ -19,12 +19,16 @@ __all__ = [
     "Failure",
     "LostLease",
     "Outcome",
+    "Postponed",
     "Rejected",
     "RetryLater",
     "Snoozed",
     "Staged",
     "Succeeded",
 ]
+
+REMOTE_TRACEBACK = "__asyncq_traceback__"
+"""The attribute of an exception that was raised in another process, and has its traceback as text."""
 
 _MESSAGE_BYTES = 4 * 1024
 _TRACEBACK_BYTES = 8 * 1024
@@ -52,11 +56,11 @@ class Failure:
             text = str(error)
         except BaseException as broken:  # noqa: BLE001 - the user's own __str__ may raise anything
             text = f"<{kind.__qualname__}.__str__ raised {type(broken).__qualname__}>"
-        lines = traceback_module.format_exception(error)
+        trace = getattr(error, REMOTE_TRACEBACK, None) or "".join(traceback_module.format_exception(error))
         return cls(
             type=f"{kind.__module__}.{kind.__qualname__}",
             message=cut_text(text, _MESSAGE_BYTES),
-            traceback=cut_text("".join(lines), _TRACEBACK_BYTES),
+            traceback=cut_text(trace, _TRACEBACK_BYTES),
         )
 
 
@@ -87,6 +91,13 @@ class RetryLater:
 @dataclass(frozen=True, slots=True)
 class Snoozed:
     """The task asked to run again after `delay_s` seconds. No attempt is counted."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """There was no place for the task in this worker: it was not run, and comes again after `delay_s` seconds."""
 
     delay_s: float
 
@@ -166,5 +177,16 @@ class LostLease:
 
 
 Outcome = (
-    Succeeded | RetryLater | Snoozed | Deferred | Staged | Failed | Rejected | Cancelled | Expired | Drained | LostLease
+    Succeeded
+    | RetryLater
+    | Snoozed
+    | Postponed
+    | Deferred
+    | Staged
+    | Failed
+    | Rejected
+    | Cancelled
+    | Expired
+    | Drained
+    | LostLease
 )

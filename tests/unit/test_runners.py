@@ -97,13 +97,12 @@ async def test_a_system_without_more_threads_is_a_failure_of_the_task(monkeypatc
 async def test_a_place_is_not_lost_when_the_one_who_waited_for_it_is_cancelled() -> None:
     """The next in the row gets it."""
     kit = await make_kit(places=1)
-    assert await kit.threads.place()
+    assert await kit.threads.place() == "taken"
     waiting = [asyncio.create_task(kit.threads.place()) for _ in range(2)]
     await asyncio.sleep(0)
-    kit.threads._busy -= 1
-    kit.threads._wake_next()
+    kit.threads.free()
     waiting[0].cancel()
-    assert await asyncio.wait_for(waiting[1], 5)
+    assert await asyncio.wait_for(waiting[1], 5) == "taken"
     assert waiting[0].cancelled()
 
 

@@ -2,7 +2,7 @@
 
     succeeded          reply -> ack
     retry              copy with the next attempt number, delayed -> ack
-    snoozed, deferred, staged   copy with the same attempt number, delayed -> ack
+    snoozed, postponed, deferred, staged   copy with the same attempt number, delayed -> ack
     failed, rejected   dead letter with the error -> reply -> error callback -> ack; where the dead letter cannot be
                        published because of the message itself, the broker's own reject stands in place of the ack
     cancelled          reply -> ack
@@ -38,8 +38,8 @@ from asyncq.message import (
     ReplyType,
     copy_of,
     cut_text,
-    expires_at_ms_of,
     first_at_ms_of,
+    too_late_ms_of,
 )
 from asyncq.outcome import (
     Cancelled,
@@ -50,6 +50,7 @@ from asyncq.outcome import (
     Failure,
     LostLease,
     Outcome,
+    Postponed,
     Rejected,
     RetryLater,
     Snoozed,
@@ -65,7 +66,7 @@ __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
 
-_Again = RetryLater | Snoozed | Deferred | Staged
+_Again = RetryLater | Snoozed | Postponed | Deferred | Staged
 
 _ERROR_BYTES = 500
 _REASON_BYTES = 4 * 1024
@@ -79,13 +80,22 @@ class Settlement:
         callbacks: Sends the error callbacks.
         clock: For the time of a failure, and when a copy is due.
         worker: Host and process id, for dead letters.
+        max_result_bytes: A larger result makes a failure of a success; None for what a message may have.
     """
 
-    def __init__(self, publishing: Publishing, callbacks: Callbacks, clock: Clock, worker: str) -> None:
+    def __init__(
+        self,
+        publishing: Publishing,
+        callbacks: Callbacks,
+        clock: Clock,
+        worker: str,
+        max_result_bytes: int | None = None,
+    ) -> None:
         self._publishing = publishing
         self._callbacks = callbacks
         self._clock = clock
         self._worker = worker
+        self._max_result_bytes = max_result_bytes
 
     async def settle(self, executed: Executed) -> Outcome:
         """Publish what follows from the outcome, then ack.
@@ -110,7 +120,7 @@ class Settlement:
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater() | Snoozed() | Deferred() | Staged():
+            case RetryLater() | Snoozed() | Postponed() | Deferred() | Staged():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._fail(executed, ReplyType.FAILED, failure, reason)
@@ -130,6 +140,9 @@ class Settlement:
     async def _succeed(self, executed: Executed, outcome: Outcome, result: bytes) -> Outcome:
         delivery = executed.delivery
         if delivery.message.reply_to is not None:
+            if self._max_result_bytes is not None and len(result) > self._max_result_bytes:
+                limit = MessageTooLarge(f"max_result_bytes is {self._max_result_bytes}")
+                return await self._settle(executed, _too_large(limit, len(result)))
             try:
                 await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
             except MessageTooLarge as error:
@@ -145,7 +158,7 @@ class Settlement:
         at_most_s = outcome.at_most_s if isinstance(outcome, RetryLater) else None
         # Nothing is early: a part of a millisecond counts as one, and a leg does not shorten the whole.
         due_ms = outcome.until_ms if isinstance(outcome, Staged) else now_ms + math.ceil(outcome.delay_s * 1000)
-        expires_ms = expires_at_ms_of(delivery.message)
+        expires_ms = too_late_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
                 attempts = executed.number if failed_now else executed.number - 1
@@ -170,7 +183,7 @@ class Settlement:
             case RetryLater(failure, first_ms=first_ms):
                 history = history_text(self._history(executed, failure, self._clock.now_ms()))
                 return {ATTEMPT: attempt + 1, HISTORY: history, **({} if first_ms is None else {FIRST_AT: first_ms})}
-            case Snoozed(delay_s):
+            case Snoozed(delay_s) | Postponed(delay_s):
                 first_ms = first_at_ms_of(executed.delivery.message)
                 # A snooze must not use up the time that the policy gives to retries.
                 moved = {} if first_ms is None else {FIRST_AT: first_ms + round(delay_s * 1000)}
@@ -277,8 +290,8 @@ def _json(value: Mapping[str, object]) -> bytes:
 
 def _too_large(error: MessageTooLarge, size: int) -> Failed:
     too_large = ResultTooLarge(
-        f"The task has succeeded, but its result of {size} bytes is too large for a reply. Return less: put large "
-        "data into a file or an object store, and return its name. Or declare the task with reply=False."
+        f"The task has succeeded, but its result of {size} bytes is too large for a reply ({error}). Return less: put "
+        "large data into a file or an object store, and return its name. Or declare the task with reply=False."
     )
     too_large.__cause__ = error
     return Failed(Failure.of(too_large), "result too large")

@@ -32,13 +32,17 @@ from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
+from asyncq.worker.admission import Admission
 from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
+from asyncq.worker.concurrency import Concurrency
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
+from asyncq.worker.exit_codes import OK, RESTART
 from asyncq.worker.intake import Intake
 from asyncq.worker.pausing import QueueBreaker
+from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
@@ -104,6 +108,7 @@ class WorkerStats:
     Attributes:
         running: How many attempts run.
         threads_busy: How many threads run code, abandoned code included.
+        processes_busy: How many processes run code.
         overdue: How many attempts were given up, and their code goes on.
         outcomes: How many deliveries ended how: `Succeeded`, `RetryLater`, `Failed` ...
         breakers: The state of each queue's circuit breaker: `closed`, `open` (its slots pause), `half-open` (the
@@ -112,6 +117,7 @@ class WorkerStats:
 
     running: int
     threads_busy: int
+    processes_busy: int
     overdue: int
     outcomes: Mapping[str, int]
     breakers: Mapping[str, BreakerState]
@@ -146,7 +152,9 @@ class Worker:
         self._clock = clock
         self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
         self._attempts = Attempts(broker, clock)
-        self._threads = ThreadPool(places=sum(queues.values()))
+        self._threads = ThreadPool(places=settings.threads or sum(queues.values()))
+        self._processes = ProcessPool(settings.task_processes or cores(), sender, settings.process_max_tasks)
+        self._admission = Admission(self._threads, self._processes, Concurrency(clock))
         self._breakers = {
             queue: QueueBreaker(queue, rules, clock)
             for queue in queues
@@ -157,6 +165,8 @@ class Worker:
         self._consumers: list[QueueConsumer] = []
         self._stop_requested = asyncio.Event()
         self._fatal: AsyncQError | None = None
+        self._exit_code = OK
+        self._attempts.on_given_up = self._look_at_abandoned
 
     # --- what others see
 
@@ -166,7 +176,8 @@ class Worker:
 
         None of it can be stopped, and it would hold up the end of the process: leave it by `os._exit`.
         """
-        on_loop = [item for item in (*self._attempts, *self._attempts.given_up()) if not item.in_thread]
+        going_on = (*self._attempts, *self._attempts.given_up())
+        on_loop = [item for item in going_on if item.task.runs_in == "loop"]
         return self._threads.busy + len(on_loop)
 
     @property
@@ -193,6 +204,7 @@ class Worker:
         return WorkerStats(
             running=len(self._attempts),
             threads_busy=self._threads.busy,
+            processes_busy=self._processes.busy,
             overdue=self._attempts.overdue,
             outcomes=dict(self._attempts.outcomes),
             breakers={queue: breaker.state for queue, breaker in self._breakers.items()},
@@ -204,13 +216,26 @@ class Worker:
         """Work until `stop()`.
 
         Returns:
-            0, the exit code of a worker that was asked to stop.
+            The exit code; see `exit_codes`.
 
         Raises:
+            TaskDefinitionError: A task with `run_in="process"` cannot be imported by another process.
             TopologyMismatch: A queue exists with other arguments.
             InvalidQueueName: A queue cannot be called so.
             BrokerRefused: The broker will not have us any more.
         """
+        try:
+            await self._processes.check(self._process_tasks())
+            return await self._run()
+        finally:
+            await self._processes.close()
+
+    def _process_tasks(self) -> list[AnyTask]:
+        """Return the tasks of these queues that run in processes."""
+        tasks = self._app.tasks.values()
+        return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues]
+
+    async def _run(self) -> int:
         await self._broker.ensure(self._specs)
         slot = self._make_slot()
         self._consumers = [
@@ -241,7 +266,7 @@ class Worker:
         log.info("worker stopped", abandoned=self.threads_abandoned, outcomes=dict(self._attempts.outcomes))
         if self._fatal is not None:
             raise self._fatal
-        return 0
+        return self._exit_code
 
     def stop(self) -> None:
         """Drain, and let `run()` return: take nothing new, let what runs finish, hand back what takes too long."""
@@ -250,7 +275,7 @@ class Worker:
     async def _drain(self) -> None:
         timeout_s = self._settings.drain_timeout_s
         log.info("draining", running=len(self._attempts), timeout_s=timeout_s)
-        self._threads.refuse()
+        self._admission.refuse()
         self._let_go_of_threads()
         # By the machine's time: a process manager waits for the end of this process, and kills it when it has waited.
         deadline = anyio.current_time() + timeout_s
@@ -266,6 +291,15 @@ class Worker:
             attempt.interrupt("drain")
         with anyio.move_on_after(self._grace_s + _SETTLE_TIMEOUT_S):
             await self._all_ended()
+
+    def _look_at_abandoned(self) -> None:
+        """Make room for a new worker where too many threads go on here that nobody can stop."""
+        abandoned = sum(attempt.in_thread for attempt in self._attempts.given_up())
+        if abandoned < self._settings.max_abandoned_threads or self._stop_requested.is_set():
+            return
+        log.error("too many threads go on although their time limit is over: the worker drains", abandoned=abandoned)
+        self._exit_code = RESTART
+        self.stop()
 
     async def _all_ended(self) -> None:
         for consumer in self._consumers:
@@ -297,8 +331,9 @@ class Worker:
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
         rules = RunRules(Limits(clock, settings.time_limit_s, self._grace_s), self._app.retry_defaults)
-        execution = Execution(intake, self._attempts, self._threads, rules, services)
+        execution = Execution(intake, self._attempts, self._admission, rules, services)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
-        settlement = Settlement(publishing, callbacks, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        settlement = Settlement(publishing, callbacks, clock, name, settings.max_result_bytes)
         return Slot(execution, settlement, self._attempts, clock)

@@ -35,6 +35,8 @@ THEMES: Final = (
     "callbacks",
     "intake",
     "breaker",
+    "limits",
+    "processes",
     "working",
 )
 
