@@ -272,7 +272,7 @@ def _check_options(options: TaskOptions) -> None:
     if not isinstance(options.get("reply", True), bool):
         raise InvalidOption(f"@task(reply=...) takes True or False, not {options['reply']!r}.")
     time_limits_of(options, "@task")
-    if options.get("run_in") not in {None, "thread", "process"}:
+    if options.get("run_in") not in (None, "thread", "process"):
         raise InvalidOption(
             f'@task(run_in=...) takes "thread" or "process", for a `def` function, not {options["run_in"]!r}. An '
             "`async def` function runs on the worker's event loop."

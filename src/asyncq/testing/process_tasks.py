@@ -18,6 +18,7 @@ from asyncq.signals import Reject, Retry, Snooze
 __all__ = [
     "AwkwardError",
     "ask_and_answer",
+    "compute",
     "crash",
     "crash_once",
     "fail",
@@ -149,3 +150,11 @@ def until_cancelled() -> str:
     while not current_context().cancelled:
         time.sleep(0.005)
     return "saw it"
+
+
+def compute(seconds: float) -> float:
+    """Keep a core busy, and tell for how long."""
+    began, number = time.monotonic(), 1
+    while time.monotonic() - began < seconds:
+        number = number * 31 % 1_000_003
+    return time.monotonic() - began
