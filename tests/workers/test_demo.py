@@ -83,9 +83,9 @@ async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url,
         assert not processes_of(passing)
         left = [name for name in await management.queues() if name.startswith("demo-")]
         (run,) = kept.iterdir()
-        assert len(left) == 8
+        assert len(left) == 10
         assert all(name.startswith(f"demo-{run.name}.") for name in left)
-        assert len(processes_of(kept)) == 6
+        assert len(processes_of(kept)) == 8  # five workers, two servers, and the process of the ml worker's tasks
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
@@ -130,8 +130,8 @@ sys.addaudithook(note)
 NOBODY = "amqp://nobody:nothing@127.0.0.1:1/"
 
 
-async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
-    """BROKER=memory: the same checks hold; no process is started, and nobody but the two servers is spoken to."""
+async def test_without_rabbitmq_the_demo_is_right_and_needs_nobody_else(tmp_path):
+    """BROKER=memory: the same checks hold; only the network has a process, and only the two servers are spoken to."""
     log = tmp_path / "events"
     (tmp_path / "sitecustomize.py").write_text(WATCHED.format(log=str(log)))
     output = await whole_run(NOBODY, tmp_path / "out", BROKER="memory", PYTHONPATH=str(tmp_path))
@@ -142,7 +142,10 @@ async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
         f"socket.connect ('127.0.0.1', {json.loads((run / 'logs' / name).read_text().splitlines()[0])['port']})"
         for name in ("smtp.jsonl", "notices.jsonl")
     )
-    assert log.read_text().splitlines() == [mail] * 3 + [notices] * 2
+    events = log.read_text().splitlines()
+    assert [event for event in events if event.startswith("socket")] == [mail] * 3 + [notices] * 2
+    (started,) = (event for event in events if not event.startswith("socket"))
+    assert "asyncq.worker.process_pool.child" in started
 
 
 async def test_an_interrupted_demo_without_rabbitmq_ends(tmp_path):
@@ -257,7 +260,7 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         type = "images.BrokenPictureError"
 
     outcomes = Outcomes(None, failed={samples.TRUNCATED: Failure}, task_ids={samples.TRUNCATED: "t1"})
-    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": [], "services": []}
+    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": [], "services": [], "ml": []}
     assert all(check.holds for check in checks.check_dead_letters(right, outcomes))
     for wrong in (
         {**right, "images": []},
