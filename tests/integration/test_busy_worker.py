@@ -10,7 +10,7 @@ from asyncq.testing.process_tasks import compute
 from support import eventually
 
 HEARTBEAT_S = 5
-BUSY_S = 12.0  # the broker ends a connection that has been silent for two heartbeats
+BUSY_S = 15.0  # the broker ends a connection that has been silent for two heartbeats
 
 
 async def test_heartbeats_go_on_while_50_threads_and_2_processes_are_busy(broker_url, caplog):

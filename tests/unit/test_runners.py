@@ -1,6 +1,7 @@
 """Threads for `def` tasks: how many, for whom, and what becomes of them."""
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
@@ -129,3 +130,19 @@ async def test_a_thread_that_outlives_the_loop_ends_quietly() -> None:
     go_on.set()
     await asyncio.to_thread(threads[0].join, 5)
     assert not threads[0].is_alive()
+
+
+async def test_many_busy_threads_take_shorter_turns_and_the_interval_comes_back() -> None:
+    """So that the event loop gets its own turns; a few change nothing."""
+    usual_s = sys.getswitchinterval()
+    kit = await make_kit(places=50)
+    go_on, started, _ = gate(kit)
+    few = [asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": n}))) for n in range(5)]
+    await eventually(lambda: len(started) == 5)
+    assert sys.getswitchinterval() == usual_s
+    many = [asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": n}))) for n in range(45)]
+    await eventually(lambda: len(started) == 50)
+    assert sys.getswitchinterval() == pytest.approx(usual_s / 5)
+    go_on.set()
+    await asyncio.gather(*few, *many)
+    assert sys.getswitchinterval() == usual_s

@@ -18,6 +18,7 @@ from typing import Any
 from asyncq.worker.attempt import Attempt, Raised, Returned
 from asyncq.worker.places import Places, Taken
 from asyncq.worker.soft_limit import SoftLimited
+from asyncq.worker.turns import take_turns
 
 __all__ = ["ThreadPool", "refuse_coroutine", "start_on_loop"]
 
@@ -99,12 +100,15 @@ class ThreadPool:
 
         def job() -> None:
             ending: Returned | Raised
+            take_turns(1)
             try:
                 value = context.run(attempt.task.function, *args, **kwargs)
                 refuse_coroutine(value, attempt.task.name)
                 ending = Returned(value)
             except BaseException as error:  # noqa: BLE001 - the invariant of this module
                 ending = Raised(error)
+            finally:
+                take_turns(-1)
             with contextlib.suppress(RuntimeError):  # the loop has ended without us: nobody is there to hear it
                 loop.call_soon_threadsafe(self._ended, attempt, ending)
 
