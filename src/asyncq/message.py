@@ -36,6 +36,7 @@ __all__ = [
     "SOFT_LIMIT_MS",
     "STAGED_UNTIL",
     "TIME_LIMIT_MS",
+    "TURN_AT",
     "UNKNOWN_SINCE",
     "HeaderValue",
     "Headers",
@@ -54,6 +55,7 @@ __all__ = [
     "root_id_of",
     "staged_until_ms_of",
     "too_late_ms_of",
+    "turn_at_ms_of",
     "unknown_since_ms_of",
 ]
 
@@ -71,6 +73,7 @@ HISTORY = "asyncq-history"
 SOFT_LIMIT_MS = "asyncq-soft-limit-ms"
 STAGED_UNTIL = "asyncq-staged-until"
 TIME_LIMIT_MS = "asyncq-time-limit-ms"
+TURN_AT = "asyncq-turn-at"
 ROOT_ID = "asyncq-root-id"
 PARENT_ID = "asyncq-parent-id"
 MAX_HEADERS_BYTES = 64 * 1024
@@ -233,6 +236,15 @@ def staged_until_ms_of(message: Message) -> int | None:
         MalformedMessage: The header is not a positive integer.
     """
     return _integer_header(message, STAGED_UNTIL)
+
+
+def turn_at_ms_of(message: Message) -> int | None:
+    """Return when the turn of a message is that was over its task's rate, in milliseconds since the epoch; None before.
+
+    Raises:
+        MalformedMessage: The header is not a positive integer.
+    """
+    return _integer_header(message, TURN_AT)
 
 
 def _moment_header(message: Message, name: str, what: str) -> int | None:

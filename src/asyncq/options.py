@@ -14,8 +14,10 @@ from asyncq.breaker import CircuitBreaker
 from asyncq.callback import Callback, CallsBack
 from asyncq.errors import InvalidOption
 from asyncq.headers import own_headers, text_size
+from asyncq.keeping import KEEP_EVERYTHING, Keep, Keeping, keeping_of_options
 from asyncq.message import LATEST_MS, HeaderValue
 from asyncq.queue_names import check_queue_name
+from asyncq.rate import Rate
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
 from asyncq.stages import LONGEST_DELAY_S
@@ -23,7 +25,17 @@ from asyncq.stages import LONGEST_DELAY_S
 if TYPE_CHECKING:  # its model is made when it is first needed
     from asyncq.failed_task import FailedTask
 
-__all__ = ["QueueOptions", "RunIn", "RunOptions", "SendOptions", "Sending", "TaskOptions", "retry_defaults_of"]
+__all__ = [
+    "QueueOptions",
+    "RunIn",
+    "RunOptions",
+    "SendOptions",
+    "Sending",
+    "TaskOptions",
+    "checked_id",
+    "retry_defaults_of",
+    "time_limits_of",
+]
 
 RunIn = Literal["thread", "process"]
 """Where a `def` task runs. An `async def` task runs on the worker's event loop."""
@@ -44,11 +56,17 @@ class TaskOptions(TypedDict, total=False):
             `ctx.soft_limit_reached` tells.
         run_in: Where a `def` function runs: "thread", or "process" for work that computes. Without it: in a thread.
         max_concurrency: How many attempts of the task one worker runs at once.
+        rate: How many attempts begin in one worker process, evenly spaced: "5/s", "100/m", "1000/h", "20/d". A message
+            over it waits for its turn on the broker.
         reply: Whether senders get a result back unless they say otherwise.
         on_failure: What is sent when the task has finally failed, unless the send says otherwise: a task, or a
             function, that takes a `FailedTask` as its only argument; or a signature, whose task finds it in
             `ctx.failed`. A function becomes a task of its own, `<task>.on_failure`. Whether a task takes it is
             checked when the app opens.
+        keep: What the result store keeps, unless the send says otherwise: "result" (states, progress, result, errors),
+            "errors" (only how a task ended that did not succeed) or "nothing".
+        result_ttl: For how long after the task's end, in seconds or as a `timedelta`. Without it: `result_ttl_s` of
+            the settings.
     """
 
     name: str
@@ -58,8 +76,11 @@ class TaskOptions(TypedDict, total=False):
     soft_time_limit: float | timedelta
     run_in: RunIn
     max_concurrency: int
+    rate: str
     reply: bool
     on_failure: CallsBack | Callable[[FailedTask], object] | None
+    keep: Keep
+    result_ttl: float | timedelta
 
 
 class QueueOptions(TypedDict, total=False):
@@ -94,6 +115,8 @@ class SendOptions(TypedDict, total=False):
             a task that another one sends inherits none.
         on_failure: What is sent when this task has finally failed, in place of what its declaration says: a task that
             takes a `FailedTask`, or a signature. None: nothing.
+        keep: What the result store keeps, in place of what the task's declaration says: "result", "errors", "nothing".
+        result_ttl: For how long after the task's end, in seconds or as a `timedelta`.
     """
 
     delay: float | timedelta
@@ -108,6 +131,8 @@ class SendOptions(TypedDict, total=False):
     soft_time_limit: float | timedelta
     deadline: float | timedelta | datetime | None
     on_failure: CallsBack | None
+    keep: Keep
+    result_ttl: float | timedelta
 
 
 def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
@@ -151,6 +176,7 @@ class RunOptions:
     soft_time_limit_s: float | None = None
     run_in: RunIn | None = None
     max_concurrency: int | None = None
+    rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +199,7 @@ class Sending:
     deadline_s: float | None = None
     deadline_ms: int | None = None
     says_deadline: bool = False
+    keeping: Keeping = KEEP_EVERYTHING
 
     @classmethod
     def of(cls, options: SendOptions) -> Sending:
@@ -197,7 +224,7 @@ class Sending:
             expires_s=expires_s,
             expires_ms=expires_ms,
             queue=options.get("queue"),
-            task_id=_task_id(options.get("task_id")),
+            task_id=None if options.get("task_id") is None else checked_id(options["task_id"]),
             headers=own_headers(options.get("headers") or {}),
             reply=_reply(options.get("reply")),
             timeout_s=None if timeout is None else seconds_of(timeout, "timeout="),
@@ -208,6 +235,7 @@ class Sending:
             deadline_s=deadline_s,
             deadline_ms=deadline_ms,
             says_deadline="deadline" in options,
+            keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "options"),
         )
         is_relative = sending.delay_s is not None and (expires_s or deadline_s) is not None
         is_absolute = sending.eta_ms is not None and (expires_ms or deadline_ms) is not None
@@ -354,11 +382,14 @@ def _on_failure(callback: Any) -> Callback | None:
     return made
 
 
-def _task_id(task_id: Any) -> str | None:
-    if task_id is None:
-        return None
+def checked_id(task_id: Any) -> str:
+    """Return a task's id.
+
+    Raises:
+        InvalidOption: It is none.
+    """
     if not isinstance(task_id, str) or not 1 <= text_size(task_id) <= 128:
-        raise InvalidOption(f"task_id= takes a string of 1 to 128 bytes, not {task_id!r}.")
+        raise InvalidOption(f"A task's id (task_id) is a string of 1 to 128 bytes, not {task_id!r}.")
     return task_id
 
 

@@ -16,8 +16,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 from asyncq.callback import CallsBack
 from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
+from asyncq.keeping import keeping_of_options
 from asyncq.options import RunOptions, TaskOptions, time_limits_of
 from asyncq.queue_names import check_app_name, check_queue_name
+from asyncq.rate import Rate
 from asyncq.retry import policies_of
 from asyncq.scripts import make_script_importable
 from asyncq.signature import Sender
@@ -134,7 +136,7 @@ class TaskRegistry:
             function: The function, where the decorator is used without parentheses.
             pass_context: The function takes the `TaskContext` as its first parameter.
             **options: See `TaskOptions`: name, queue, retry, time_limit, soft_time_limit, run_in, max_concurrency,
-                reply, on_failure.
+                rate, reply, on_failure, keep, result_ttl.
 
         Raises:
             TaskDefinitionError: The function cannot be a task; the message names the parameter and the remedy.
@@ -177,7 +179,7 @@ class TaskRegistry:
         *,
         pass_context: bool,
     ) -> Declaration:
-        name = options.get("name")
+        name, rate = options.get("name"), options.get("rate")
         if name is None:
             name = f"{self.name}.{_function_name(function)}"
             _check_task_name(name)
@@ -189,12 +191,14 @@ class TaskRegistry:
             run=RunOptions(
                 retry=policies_of(options["retry"], "@task(retry=...)") if "retry" in options else None,
                 time_limit_s=time_limit_s,
+                rate=None if rate is None else Rate.of(rate, "@task(rate=...)"),
                 on_failure=self._on_failure(options.get("on_failure"), name, queue),
                 soft_time_limit_s=soft_time_limit_s,
                 run_in=options.get("run_in"),
                 max_concurrency=options.get("max_concurrency"),
             ),
             reply=options.get("reply", True),
+            keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task"),
             pass_context=pass_context,
         )
 
@@ -280,6 +284,9 @@ def _check_options(options: TaskOptions) -> None:
     limit = options.get("max_concurrency")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidOption(f"@task(max_concurrency=...) takes 1 or more attempts at once, not {limit!r}.")
+    keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task")
+    if options.get("rate") is not None:
+        Rate.of(options["rate"], "@task(rate=...)")
 
 
 def _function_name(function: Callable[..., Any]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -9,9 +10,10 @@ import pytest
 
 from asyncq.app import AsyncQ
 from asyncq.errors import InvalidOption, SoftTimeLimit
-from asyncq.message import DEADLINE_AT, SOFT_LIMIT_MS, TIME_LIMIT_MS
+from asyncq.message import DEADLINE_AT, SOFT_LIMIT_MS, TIME_LIMIT_MS, TURN_AT
 from asyncq.options import Sending
-from asyncq.outcome import Drained, Failed, LostLease, Postponed, Rejected, Succeeded
+from asyncq.outcome import Drained, Failed, LostLease, Postponed, Rejected, Succeeded, Throttled
+from asyncq.rate import Rate
 from asyncq.testing.clock import ManualClock
 from asyncq.worker.attempt import Limits
 from asyncq.worker.concurrency import LATEST_S, SOONEST_S, Queue
@@ -436,3 +438,21 @@ def test_deadline_moments_are_utc_milliseconds():
     """An aware datetime is taken as it is."""
     moment = datetime(2030, 1, 1, tzinfo=UTC)
     assert Sending.of({"deadline": moment}).deadline_at(5) == int(moment.timestamp() * 1000)
+
+
+async def test_what_waits_for_a_place_keeps_its_turn():
+    """A rate limit gives each attempt one turn; a message that comes again for want of a place has had its own."""
+    kit = await make_kit()
+
+    @kit.task(max_concurrency=1)
+    async def work() -> None: ...
+
+    kit.tasks["work"].run = replace(kit.tasks["work"].run, rate=Rate.of("1/h", "rate="))
+    executed = await kit.execution.execute(kit.delivery("work"))
+    assert isinstance(executed.outcome, Succeeded)
+    await kit.settlement.settle(replace(executed, delivery=kit.delivery("work"), outcome=Postponed(5)))
+    (copy,) = kit.broker.copies()
+    assert copy.message.headers[TURN_AT] <= kit.clock.now_ms()
+    again = kit.delivery("work", headers=copy.message.headers)
+    assert isinstance((await kit.execution.execute(again)).outcome, Succeeded)
+    assert isinstance((await kit.execution.execute(kit.delivery("work"))).outcome, Throttled)

@@ -101,7 +101,7 @@ async def test_a_place_is_not_lost_when_the_one_who_waited_for_it_is_cancelled()
     assert await kit.threads.place() == "taken"
     waiting = [asyncio.create_task(kit.threads.place()) for _ in range(2)]
     await asyncio.sleep(0)
-    kit.threads.free()
+    kit.threads.give_back()
     waiting[0].cancel()
     assert await asyncio.wait_for(waiting[1], 5) == "taken"
     assert waiting[0].cancelled()

@@ -13,6 +13,7 @@ import typer
 
 from asyncq.app import AsyncQ
 from asyncq.broker import QueueSpec
+from asyncq.cancellations import JOURNAL
 from asyncq.cli import topology_text
 from asyncq.cli.options import BrokerUrlOption, LogLevelOption, app_for
 from asyncq.cli.text import printable
@@ -157,11 +158,13 @@ async def _apply(app: AsyncQ, plan: Plan) -> Standing:
 def _plan(app: AsyncQ, *, delays: bool) -> Plan:
     from asyncq.rabbitmq.diagnosis import plan_of  # noqa: PLC0415
     from asyncq.rabbitmq.ladder_plan import ladder_plan  # noqa: PLC0415
-    from asyncq.rabbitmq.topology import Names  # noqa: PLC0415
+    from asyncq.rabbitmq.topology import Names, journal_declaration  # noqa: PLC0415
 
-    names = Names(app.settings.namespace)
+    names, keep_s = Names(app.settings.namespace), app.settings.cancellations_kept_s
     ladder = ladder_plan(names) if delays else ()
-    return tuple(dict.fromkeys((*plan_of(names, task_queues(app)), *ladder)))  # both have the ladder's ends
+    journals = (journal_declaration(names.journal(JOURNAL), keep_s),) if keep_s > 0 else ()
+    # Both have the ladder's ends.
+    return tuple(dict.fromkeys((*plan_of(names, task_queues(app)), *journals, *ladder)))
 
 
 def task_queues(app: AsyncQ) -> tuple[QueueSpec, ...]:

@@ -26,6 +26,7 @@ from typing import Protocol
 from asyncq.broker import Publication, QueueSpec
 from asyncq.clock import Clock, SystemClock
 from asyncq.errors import ConfigurationError, QueueGone
+from asyncq.memory.log import MemoryLog
 from asyncq.memory.queues import MemoryQueue, Stored
 from asyncq.message import Message
 from asyncq.rabbitmq.properties import read_message, written_message
@@ -63,6 +64,7 @@ class MemoryNode:
         self._delayed: list[tuple[float, int, str, Stored]] = []
         self._numbers = count()
         self._alarms: list[Alarm] = []
+        self._journals: dict[str, MemoryLog] = {}
         self._listeners: list[Callable[[], object]] = []
         self._publish_listeners: list[Callable[[Publication], object]] = []
 
@@ -107,7 +109,9 @@ class MemoryNode:
     def busy(self) -> int:
         """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
         with self._lock:
-            return sum(queue.busy for queue in self._queues.values())
+            return sum(queue.busy for queue in self._queues.values()) + sum(
+                log.unheard for log in self._journals.values()
+            )
 
     def browse(self, queue: str) -> tuple[Stored, ...] | None:
         """Return what is ready, oldest first; None where there is no such queue."""
@@ -161,6 +165,10 @@ class MemoryNode:
         with self.changing():
             return self._make(name, None, names)
 
+    def journal(self, name: str) -> MemoryLog:
+        """Return the log of a journal, to be used within `changing`. It is made where there is none."""
+        return self._journals.setdefault(name, MemoryLog(self.clock))
+
     def delete_queue(self, name: str) -> None:
         """Delete a queue with all that is in it. Its consumers are told."""
         with self.changing():
@@ -168,6 +176,8 @@ class MemoryNode:
             self._bindings = {(exchange, key) for exchange, key in self._bindings if key != name}
             if queue is not None:
                 queue.delete()
+            if (log := self._journals.pop(name, None)) is not None:
+                log.delete()
 
     def purge(self, name: str) -> None:
         """Drop what is ready in a queue."""

@@ -18,6 +18,7 @@ others have one.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -53,6 +54,7 @@ __all__ = [
     "dead_letter_plan",
     "delay_base_plan",
     "destination_binding",
+    "journal_declaration",
     "queue_plan",
     "reply_queue_declaration",
 ]
@@ -63,6 +65,8 @@ DELAY_LEVELS = 8
 UNLIMITED_DELIVERIES = 2_000_000_000
 """As good as none, and alike on all versions: without a limit RabbitMQ 4 sets 20 for a quorum queue, and -1 means
 "none" there but "drop at the first return" on 3.10."""
+
+_SEGMENT_BYTES = 500_000
 
 OpenChannel = Callable[[], AbstractAsyncContextManager[AbstractChannel]]
 """Gives a fresh channel. Each attempt needs a new one, because a refusal closes the channel that it came on."""
@@ -127,6 +131,10 @@ class Names:
         """Return a new name for a reply queue of this process: another one with each call."""
         host = socket.gethostname()[:64]  # the whole name has 255 bytes at most
         return f"{self.namespace}.reply.{app}.{host}.{os.getpid()}.{os.urandom(4).hex()}"
+
+    def journal(self, name: str) -> str:
+        """Return the stream of a journal."""
+        return f"{self.namespace}.{name}"
 
     def own(self, name: str) -> bool:
         """Tell whether a name is one of asyncq's own."""
@@ -212,6 +220,20 @@ def reply_queue_declaration(name: str, ttl_s: float) -> QueueDeclaration:
             # no replicas.
             "x-queue-type": "classic",
             "x-expires": round(ttl_s * 1000),
+        },
+    )
+
+
+def journal_declaration(name: str, keep_s: float) -> QueueDeclaration:
+    """Return the stream of a journal, which keeps each entry for `keep_s` at least."""
+    return QueueDeclaration(
+        name,
+        {
+            "x-queue-type": "stream",
+            "x-max-age": f"{math.ceil(keep_s)}s",
+            # Only whole segments are dropped by age. The default of 500 MB would never be full, and all would be read
+            # at each start of a worker.
+            "x-stream-max-segment-size-bytes": _SEGMENT_BYTES,
         },
     )
 

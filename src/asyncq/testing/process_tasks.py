@@ -77,7 +77,9 @@ def ask_and_answer(ctx: TaskContext, x: int) -> list[int]:
     called = ctx.sync.call(double(x))
     handle = ctx.sync.send(double(2 * x))
     updates = [int(update.done) for update in handle.updates()]
-    return [called, handle.result(30), *updates]
+    stranger = ctx.sync.handle("nobody's")
+    assert stranger.id == "nobody's"  # noqa: S101 - it fails the task, and so the test
+    return [called, handle.result(30), *updates, int(handle.cancel())]
 
 
 def fail(kind: str) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextvars
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from asyncq.broker import Delivery
-from asyncq.outcome import Drained, LostLease, Outcome, Postponed
+from asyncq.message import attempt_of
+from asyncq.outcome import Cancelled, Drained, LostLease, Outcome, Postponed
 from asyncq.worker.attempt import AnyTask, Attempt
 from asyncq.worker.concurrency import Concurrency, Queue
 from asyncq.worker.places import Taken
@@ -47,18 +48,22 @@ class Admission:
         threads: For `def` tasks.
         processes: For `run_in="process"`.
         concurrency: The limits of single tasks.
+        cancelled: The ids of tasks that were cancelled; one may be while it waits here.
     """
 
-    def __init__(self, threads: ThreadPool, processes: ProcessPool, concurrency: Concurrency) -> None:
+    def __init__(
+        self, threads: ThreadPool, processes: ProcessPool, concurrency: Concurrency, cancelled: Container[str]
+    ) -> None:
         self._threads = threads
         self._processes = processes
         self._concurrency = concurrency
+        self._cancelled = cancelled
 
     async def admit(self, delivery: Delivery, task: AnyTask) -> Start | Outcome:
         """Wait until the task may begin.
 
         Args:
-            delivery: The lease; where it is lost meanwhile, the task does not begin.
+            delivery: The lease; where it is lost meanwhile, or the task cancelled, it does not begin.
             task: What is to run.
 
         Returns:
@@ -74,13 +79,12 @@ class Admission:
             taken = await queue.places.take()
             if taken != "taken":
                 return _not_admitted(taken, queue)
-        room: _Room | Outcome = LostLease()
+        room: _Room | Outcome | None = None
         try:
-            if not delivery.is_lost:
-                room = await self._room(task)
-            if isinstance(room, _Room) and delivery.is_lost:
+            room = self._gone(delivery) or await self._room(task)
+            if isinstance(room, _Room) and (gone := self._gone(delivery)) is not None:
                 room.give_back()
-                room = LostLease()
+                room = gone
         finally:
             if queue is not None and not isinstance(room, _Room):
                 queue.places.free()
@@ -94,12 +98,22 @@ class Admission:
         self._processes.refuse()
         self._concurrency.refuse()
 
+    def _gone(self, delivery: Delivery) -> Outcome | None:
+        """Return why the task shall not begin any more, if it shall not."""
+        if delivery.is_lost:
+            return LostLease()
+        if delivery.message.task_id in self._cancelled:
+            return Cancelled(attempt_of(delivery.message) - 1)
+        return None
+
     async def _room(self, task: AnyTask) -> _Room | Outcome:
         if task.runs_in == "loop":
             return _Room(start_on_loop, lambda: None)
         if task.runs_in == "thread":
             taken = await self._threads.place()
-            return _Room(self._threads.start, self._threads.free) if taken == "taken" else _not_admitted(taken, None)
+            return (
+                _Room(self._threads.start, self._threads.give_back) if taken == "taken" else _not_admitted(taken, None)
+            )
         seat = await self._processes.seat()
         if isinstance(seat, str):
             return _not_admitted(seat, None)

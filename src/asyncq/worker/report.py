@@ -27,6 +27,7 @@ from asyncq.outcome import (
     Snoozed,
     Staged,
     Succeeded,
+    Throttled,
 )
 from asyncq.worker.execution import Executed
 
@@ -80,6 +81,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
     Postponed: ("info", "no place for the task in this worker, its message comes again"),
     Deferred: ("warning", "task unknown here, its message waits"),
     Staged: ("info", "task not due yet, its message goes on to the next leg of its delay"),
+    Throttled: ("info", "task over its rate, its message waits for its turn"),
     Cancelled: ("info", "task cancelled"),
     Expired: ("warning", "task expired, it is not run any more"),
     Drained: ("info", "task handed back, because the worker stops"),
@@ -91,7 +93,7 @@ def _details(outcome: Outcome) -> dict[str, object]:
     match outcome:
         case RetryLater(failure, delay_s):
             return {"delay_s": round(delay_s, 3), **_error(failure)}
-        case Snoozed(delay_s) | Postponed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s):
+        case Snoozed(delay_s) | Postponed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s) | Throttled(_, delay_s):
             return {"delay_s": round(delay_s, 3)}
         case Expired(expires_ms, _, failure):
             expires = datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -18,7 +18,7 @@ from typing import Any
 from asyncq.worker.attempt import Attempt, Raised, Returned
 from asyncq.worker.places import Places, Taken
 from asyncq.worker.soft_limit import SoftLimited
-from asyncq.worker.turns import take_turns
+from asyncq.worker.thread_turns import take_turns
 
 __all__ = ["ThreadPool", "refuse_coroutine", "start_on_loop"]
 
@@ -84,8 +84,8 @@ class ThreadPool:
         """Wait for a free place and take it; see `Places.take`."""
         return await self._places.take()
 
-    def free(self) -> None:
-        """Give a place back that was not used."""
+    def give_back(self) -> None:
+        """Free a place that `place()` has given, unused."""
         self._places.free()
 
     def refuse(self) -> None:

@@ -1,42 +1,66 @@
-"""Turns of the event loop between busy threads.
+"""Rate limits: to each message its turn, once.
 
-Python lets a thread that computes go on for 5 ms before another one gets its turn. With 50 such threads the event loop
-waits a quarter of a second for each of its turns, and much longer on a machine that has other work; then heartbeats are
-late, and the broker takes everything back that runs. So with many threads busy the turns become shorter: all of them
-together take about as long as ten of them did. It costs threads that compute some of their speed (half of it was
-measured with 50 of them); those that wait for something notice nothing, and what computes belongs into a process.
+    comes in time ──────────▶ runs
+    comes before its turn ──▶ the turn is reserved; back to the broker, delayed to it ──▶ runs when it comes
 
-Invariant: while no pool has many busy threads, the interval is what the program has set.
+Turns are evenly spaced, and given in the order in which messages are taken: the virtual scheduling of ATM's generic
+cell rate algorithm. What comes back with a turn of its own runs at once, however late it is, and takes no other one:
+so a message is delayed once at most, holds no slot meanwhile, and a worker's memory is one number a task.
+
+Invariant: of the messages that this worker has given turns to, no more have begun at any moment than the rate allows
+since its first one. Late ones catch up, so a short time may see more.
+Source: ITU-T I.371, the virtual scheduling algorithm
 """
 
 from __future__ import annotations
 
-import sys
-import threading
+import math
 
-__all__ = ["take_turns"]
+from asyncq.clock import Clock
+from asyncq.message import Message, too_late_ms_of, turn_at_ms_of
+from asyncq.outcome import Throttled
+from asyncq.rate import Rate
 
-_ROUND_S = 0.05
+__all__ = ["Turns"]
 
-_lock = threading.Lock()
-_busy = 0
-_usual_s: float | None = None
+_TOLERANCE_S = 0.01
+"""The delay ladder's unit: what comes so little before its turn runs, for no delay is shorter."""
 
 
-def take_turns(more: int) -> None:
-    """Count threads that begin to run a task, or end.
+class Turns:
+    """The turns of one worker's tasks.
 
     Args:
-        more: How many more there are; less than 0 for those that end.
+        clock: What they go by.
     """
-    global _busy, _usual_s  # noqa: PLW0603 - the interval belongs to the whole process
-    with _lock:
-        _busy += more
-        usual_s = _usual_s if _usual_s is not None else sys.getswitchinterval()
-        wanted_s = _ROUND_S / _busy if _busy else usual_s
-        if wanted_s < usual_s:
-            _usual_s = usual_s
-            sys.setswitchinterval(wanted_s)
-        elif _usual_s is not None:
-            sys.setswitchinterval(usual_s)
-            _usual_s = None
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._next_s: dict[str, float] = {}
+
+    def take(self, task: str, rate: Rate | None, message: Message) -> Throttled | None:
+        """Take the next turn for a message.
+
+        Args:
+            task: The task's name.
+            rate: Its rate, where it has one.
+            message: What is to run.
+
+        Returns:
+            None where it may run now; else when its turn is. One that expires before takes no turn away from others.
+
+        Raises:
+            MalformedMessage: Its turn is no time.
+        """
+        if rate is None or turn_at_ms_of(message) is not None:
+            return None
+        now_s = self._clock.monotonic()
+        turn_s = max(now_s, self._next_s.get(task, now_s))
+        if turn_s - now_s <= _TOLERANCE_S:
+            self._next_s[task] = turn_s + rate.interval_s
+            return None
+        turn_ms = self._clock.now_ms() + math.ceil((turn_s - now_s) * 1000)
+        expires_ms = too_late_ms_of(message)
+        if expires_ms is None or turn_ms < expires_ms:
+            self._next_s[task] = turn_s + rate.interval_s
+        return Throttled(turn_ms, turn_s - now_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asyncq.broker import DeadLetter
-from asyncq.errors import ProcessDied, TaskDefinitionError, TaskFailed, TaskRejected
+from asyncq.errors import ProcessDied, TaskCancelled, TaskDefinitionError, TaskFailed, TaskRejected
 from asyncq.retry import Fixed, RetryPolicy
 from asyncq.testing import process_tasks
 from asyncq.testing.conformance.bench import QUEUE, WAIT_S, Bench, behaviour, dead_letter, eventually
@@ -78,7 +78,7 @@ async def test_a_task_in_a_process_reports_calls_and_sends_by_way_of_its_worker(
         async with asyncio.timeout(WAIT_S):
             updates = [(item.done, item.total, item.label, item.details) async for item in handle.updates()]
         assert updates == [(1, 3, "HALF", {"note": "x"})]
-        assert await handle.result(WAIT_S) == [8, 16, 8]
+        assert await handle.result(WAIT_S) == [8, 16, 8, 0]
     assert parents == [handle.id] * 2
 
 
@@ -269,3 +269,41 @@ async def test_the_dead_letter_of_a_crash_has_its_error(bench: Bench) -> None:
     assert record is not None
     assert (record.reason, record.failure.type) == ("no retry policy", "asyncq.errors.ProcessDied")
     assert "exit code 7" in record.failure.message
+
+
+@behaviour
+async def test_a_cancelled_task_in_a_process_is_killed_within_a_second(bench: Bench) -> None:
+    """With what it has started; its sender hears of it."""
+    app = bench.app()
+    sleep_on = app.task(run_in="process")(process_tasks.sleep_on)
+    square = app.task(run_in="process")(process_tasks.square)
+    with tempfile.TemporaryDirectory() as folder:
+        mark = Path(folder, "mark")
+        async with bench.working(app, {QUEUE: 1}):
+            handle = await sleep_on.send(str(mark))
+            await eventually(mark.exists)
+            pids = _pids_in(mark)
+            await handle.cancel()
+            with pytest.raises(TaskCancelled):
+                await handle.result(WAIT_S)
+            await eventually(lambda: not any(_runs(pid) for pid in pids))
+            assert await square.call(2) == 4
+
+
+@behaviour
+async def test_a_task_that_is_cancelled_while_it_waits_for_a_place_never_runs(bench: Bench) -> None:
+    """Neither for a process, nor for its concurrency limit."""
+    app = bench.app(task_processes=1)
+    first = app.task(run_in="process", time_limit=2)(process_tasks.until_cancelled)
+    with tempfile.TemporaryDirectory() as folder:
+        mark = Path(folder, "mark")
+        second = app.task(run_in="process")(process_tasks.sleep_on)
+        async with bench.working(app, {QUEUE: 2}) as worker:
+            running = await first.send()
+            await eventually(lambda: worker.stats().processes_busy == 1)
+            waiting = await second.send(str(mark))
+            await waiting.cancel()
+            with pytest.raises(TaskCancelled):
+                await waiting.result(WAIT_S)
+            assert await running.result(WAIT_S) == "saw it"
+            assert not list(os.scandir(folder))

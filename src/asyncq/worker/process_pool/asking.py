@@ -18,8 +18,20 @@ from asyncq.message import Message
 from asyncq.results import Progress, ResultHandle
 from asyncq.signals import seconds_of
 from asyncq.signature import Signature
+from asyncq.status import TaskStatus
 from asyncq.sync import LoopBridge, TaskSync
-from asyncq.worker.process_pool.frames import Answer, Ask, AskProgress, AskResult, AskSend, AskUpdate
+from asyncq.worker.process_pool.frames import (
+    Answer,
+    Ask,
+    AskCancel,
+    AskedFor,
+    AskHandle,
+    AskNext,
+    AskProgress,
+    AskResult,
+    AskSend,
+    AskStatus,
+)
 
 __all__ = ["Asking"]
 
@@ -39,7 +51,7 @@ class Asking:
         self._numbers = itertools.count()
         self._open: dict[int, Future[Any]] = {}
 
-    def ask(self, what: AskProgress | AskSend | AskResult | AskUpdate) -> Any:
+    def ask(self, what: AskedFor) -> Any:
         """Return the worker's answer, or raise its error."""
         number, answer = next(self._numbers), Future[Any]()
         self._open[number] = answer
@@ -102,6 +114,9 @@ class _Sender:
     async def call_signature(self, signature: Signature[R]) -> R:
         return _read(signature.name, signature.decode, self._asking.ask(_ask_send(signature, call=True)))
 
+    def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
+        return _Handle(task_id, self._asking.ask(AskHandle(task_id, task)), decode, self._asking)
+
 
 class _Handle(ResultHandle[R]):
     __slots__ = ("_asking", "_number", "_read_as")
@@ -117,8 +132,19 @@ class _Handle(ResultHandle[R]):
         return _read(self.id, self._read_as, self._asking.ask(AskResult(self._number, timeout_s)))
 
     async def updates(self) -> AsyncIterator[Progress]:
-        while (update := self._asking.ask(AskUpdate(self._number))) is not None:
+        while (update := self._asking.ask(AskNext(self._number, "updates"))) is not None:
             yield update
+
+    async def status(self) -> TaskStatus:
+        status: TaskStatus = self._asking.ask(AskStatus(self._number))
+        return status
+
+    async def statuses(self) -> AsyncIterator[TaskStatus]:
+        while (status := self._asking.ask(AskNext(self._number, "statuses"))) is not None:
+            yield status
+
+    async def cancel(self) -> bool:
+        return bool(self._asking.ask(AskCancel(self._number)))
 
 
 def _ask_send(signature: Signature[Any], *, call: bool) -> AskSend:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle  # see the invariant: each end reads only what the other one wrote
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from asyncq.importable import Place
 from asyncq.message import Message
@@ -23,10 +23,14 @@ __all__ = [
     "LENGTH",
     "Answer",
     "Ask",
+    "AskCancel",
+    "AskHandle",
+    "AskNext",
     "AskProgress",
     "AskResult",
     "AskSend",
-    "AskUpdate",
+    "AskStatus",
+    "AskedFor",
     "Cancel",
     "Ended",
     "Load",
@@ -194,10 +198,36 @@ class AskResult:
 
 
 @dataclass(frozen=True, slots=True)
-class AskUpdate:
-    """Wait for a handle's next update; None where there is none any more."""
+class AskHandle:
+    """Make a handle for a task that anybody has sent; its number is the answer."""
+
+    task_id: str
+    task: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskStatus:
+    """Read the status of a handle's task."""
 
     handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskCancel:
+    """Cancel a handle's task."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskNext:
+    """Wait for a handle's next update, or its next status; None where there is none any more."""
+
+    handle: int
+    of: Literal["updates", "statuses"]
+
+
+AskedFor = AskProgress | AskSend | AskHandle | AskResult | AskStatus | AskCancel | AskNext
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +235,7 @@ class Ask:
     """Something that only the worker can do."""
 
     number: int
-    what: AskProgress | AskSend | AskResult | AskUpdate
+    what: AskedFor
 
 
 @dataclass(frozen=True, slots=True)
