@@ -7,118 +7,35 @@ it does not know.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from asyncq.errors import (
-    InvalidResult,
     NoReply,
     NoResultStore,
     NotOpen,
     ReplyLost,
     ResultError,
+    ResultStoreError,
     ResultTimeout,
-    TaskCancelled,
-    TaskExpired,
-    TaskFailed,
     TaskNotFound,
-    TaskRejected,
 )
-from asyncq.message import Message, ReplyType
-from asyncq.outcome import Failure
+from asyncq.pending_reply import PendingReply, outcome_of_reply, status_of_reply
 from asyncq.recording import Recorder
 from asyncq.signals import seconds_of
 from asyncq.status import Progress, TaskState, TaskStatus
-from asyncq.stored_result import check_task, invalid_result, outcome_of
+from asyncq.stored_result import check_task, outcome_of
 
-__all__ = ["PendingReply", "Progress", "ResultHandle", "gather_results", "on_wait"]
+__all__ = ["Progress", "ResultHandle", "gather_results"]
 
 R = TypeVar("R")
 
-_MAX_KEPT_UPDATES = 256
 _WAITED_FOR_AT_ONCE = 100
-# What reading a foreign body may raise; the third one comes from JSON that is nested some thousand deep.
-_UNREADABLE = (ValueError, TypeError, RecursionError, KeyError, AttributeError)
-
-on_wait: ContextVar[Callable[[asyncio.Future[None]], object] | None] = ContextVar("asyncq_on_wait", default=None)
-"""Called with what each wait for a reply waits for, in the waiting code's own context. For tests that move the time:
-they have to know which tasks do nothing but wait for another one's end."""
-
-
-class PendingReply:
-    """What has arrived for one task id. The client fills it; handles read it.
-
-    Only the latest updates are kept (256), so that a handle that nobody reads stays small.
-    """
-
-    __slots__ = ("__weakref__", "_final", "_updates", "_updates_seen", "_waiters", "lost")
-
-    def __init__(self) -> None:
-        self._final: Message | None = None
-        self._updates: deque[Progress] = deque(maxlen=_MAX_KEPT_UPDATES)
-        self._updates_seen = 0
-        self._waiters: list[asyncio.Future[None]] = []
-        self.lost: ReplyLost | None = None
-
-    def feed(self, message: Message) -> None:
-        """Take a reply. The first final one counts: a redelivered task may answer twice."""
-        if message.type == ReplyType.PROGRESS:
-            update = _progress(message.body)
-            if update is not None:
-                self._updates.append(update)
-                self._updates_seen += 1
-        elif self._final is None:
-            self._final = message
-        self._wake()
-
-    def lose(self, error: ReplyLost) -> None:
-        """Note that the reply queue is gone. A reply that is here already stays."""
-        if self._final is None:
-            self.lost = error
-            self._wake()
-
-    @property
-    def final(self) -> Message | None:
-        """The final reply, once it is here."""
-        return self._final
-
-    def updates_after(self, seen: int) -> tuple[list[Progress], int]:
-        """Return the updates that came after the first `seen` ones and are still kept, and how many there were."""
-        fresh = min(self._updates_seen - seen, len(self._updates))
-        return (list(self._updates)[-fresh:] if fresh else []), self._updates_seen
-
-    @property
-    def latest(self) -> Progress | None:
-        """The latest progress."""
-        return self._updates[-1] if self._updates else None
-
-    async def end(self) -> None:
-        """Wait for the final reply, or until none can come."""
-        while self._final is None and self.lost is None:
-            await self.changed()
-
-    async def changed(self) -> None:
-        """Wait for the next thing that arrives."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        if (tell := on_wait.get()) is not None:
-            tell(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+_LOOK_EACH_S = 20.0
+_LAST_LOOK_S = 2.0
 
 
 class ResultHandle(Generic[R]):
@@ -175,18 +92,17 @@ class ResultHandle(Generic[R]):
             WrongTask: The id belongs to another task.
         """
         timeout_s = None if timeout is None else seconds_of(timeout, "result(timeout=...)")
-        seen: list[TaskStatus] = []
         try:
             async with asyncio.timeout(timeout_s):
                 if self._pending is not None:
-                    await self._pending.end()
+                    await self._replied(self._pending)
                     if self._pending.final is not None:
-                        return self._read(self._pending.final)
+                        return outcome_of_reply(self.id, self._pending.final, self._decode)
                     if self._recorder is None:
                         raise self._pending.lost or ReplyLost(f"The reply queue of task {self.id} was lost.")
-                return await self._stored_result(seen)
+                return await self._stored_result()
         except TimeoutError:
-            raise await self._in_vain(timeout_s, seen) from None
+            return await self._last_look(timeout_s)
 
     async def status(self) -> TaskStatus:
         """Return what is known of the task at this moment.
@@ -283,18 +199,63 @@ class ResultHandle(Generic[R]):
                 return
             await pending.changed()
 
-    async def _stored_result(self, seen: list[TaskStatus]) -> R:
-        """Return the result once the store has it.
+    async def _replied(self, pending: PendingReply) -> None:
+        """Wait for the final reply, until none can come, or until the store has the end.
 
-        Args:
-            seen: Takes what was seen meanwhile.
+        A reply can be lost on the way, and its task has ended all the same: so the store is looked at now and then.
         """
-        async for status in self._recorder_or_raise().watch(self.id):
+        if self._recorder is None:
+            await pending.end()
+            return
+        while pending.final is None and pending.lost is None:
+            try:
+                async with asyncio.timeout(_LOOK_EACH_S):
+                    await pending.end()
+            except TimeoutError:
+                with suppress(ResultStoreError):
+                    if (await self._recorder.read([self.id]))[0].state.final:
+                        return
+
+    async def _stored_result(self) -> R:
+        """Return the result once the store has it."""
+        recorder = self._recorder_or_raise()
+        async for status in recorder.watch(self.id):
             check_task(status, self._task)
-            seen[:] = [status]
             if status.state.final:
                 return outcome_of(status, self._decode)
-        raise ReplyLost(f"The result store ended while task {self.id} was waited for: the app was closed.")
+        if recorder.is_closed:
+            raise ReplyLost(f"The app was closed while task {self.id} was waited for.")
+        raise self._not_found(f"The record of task {self.id} is gone.")
+
+    async def _last_look(self, timeout_s: float | None) -> R:
+        """Return what the store has after all, or raise the error for a wait that was too short, with what is known."""
+        begin = f"No result of task {self.id} within {timeout_s:g} s."
+        goes_on = "It may still be waiting in its queue or running; call result() again to go on waiting."
+        if self._recorder is None:
+            raise ResultTimeout(f"{begin} {goes_on}")
+        try:
+            async with asyncio.timeout(_LAST_LOOK_S):
+                (status,) = await self._recorder.read([self.id])
+        except (ResultStoreError, TimeoutError) as error:
+            cause = str(error) or "no answer"
+            raise ResultTimeout(
+                f"{begin} {goes_on} The result store {self._recorder.shown} could not be asked: {cause}"
+            ) from None
+        check_task(status, self._task)
+        if status.state.final:
+            return outcome_of(status, self._decode)
+        if status.state is not TaskState.UNKNOWN:
+            raise ResultTimeout(f"{begin} It is {status.state}; call result() again to go on waiting.")
+        if self._pending is not None:
+            raise ResultTimeout(f"{begin} {goes_on}")
+        raise self._not_found(begin)
+
+    def _not_found(self, begin: str) -> TaskNotFound:
+        return TaskNotFound(
+            f"{begin} The result store {self._recorder_or_raise().shown} knows nothing of it: the id may be wrong, the "
+            "task sent without this store and not begun yet, kept with keep='nothing' or keep='errors', or forgotten "
+            "after its result_ttl."
+        )
 
     def _recorder_or_raise(self) -> Recorder:
         if self._recorder is None:
@@ -312,43 +273,15 @@ class ResultHandle(Generic[R]):
             "example to sqlite:///results.db, in this process and in the workers; or AsyncQ(results=...)."
         )
 
-    async def _in_vain(self, timeout_s: float | None, seen: Sequence[TaskStatus]) -> ResultTimeout:
-        """Return the error for a wait that was too short, with what is known."""
-        begin = f"No result of task {self.id} within {timeout_s:g} s."
-        if self._recorder is None or self._pending is not None:
-            return ResultTimeout(
-                f"{begin} It may still be waiting in its queue or running; call result() again to go on waiting."
-            )
-        if not seen:
-            return TaskNotFound(
-                f"{begin} The result store {self._recorder.shown} knows nothing of it: the id may be wrong, the task "
-                "sent without this store and not begun yet, kept with keep='nothing', or forgotten after its "
-                "result_ttl."
-            )
-        return ResultTimeout(f"{begin} It is {seen[0].state}; call result() again to go on waiting.")
-
     def _replied_status(self) -> TaskStatus:
         """Return what the replies have told."""
         pending = self._pending
         if pending is None:
             raise self._nothing_to_ask()
         if pending.final is not None:
-            return replace(_status_of(self.id, pending.final), task=self._task, progress=pending.latest)
+            return replace(status_of_reply(self.id, pending.final), task=self._task, progress=pending.latest)
         state = TaskState.UNKNOWN if pending.latest is None else TaskState.STARTED
         return TaskStatus(self.id, state, task=self._task, progress=pending.latest)
-
-    def _read(self, reply: Message) -> R:
-        if reply.type == ReplyType.SUCCEEDED:
-            try:
-                return self._decode(reply.body)
-            except ValueError as error:
-                raise invalid_result(self.id, error) from error
-        if reply.type == ReplyType.CANCELLED:
-            raise TaskCancelled(f"Task {self.id} was cancelled.")
-        if reply.type == ReplyType.EXPIRED:
-            raise _expired(self.id, reply.body)
-        kind = TaskRejected if reply.type == ReplyType.REJECTED else TaskFailed
-        raise kind(self.id, *_error(reply.body))
 
 
 @overload
@@ -400,43 +333,3 @@ async def gather_results(
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-def _status_of(task_id: str, reply: Message) -> TaskStatus:
-    """Return what a final reply says."""
-    if reply.type == ReplyType.SUCCEEDED:
-        return TaskStatus(task_id, TaskState.SUCCEEDED, result=reply.body)
-    if reply.type == ReplyType.CANCELLED:
-        return TaskStatus(task_id, TaskState.CANCELLED)
-    if reply.type == ReplyType.EXPIRED:
-        return TaskStatus(task_id, TaskState.EXPIRED)
-    is_rejected = reply.type == ReplyType.REJECTED
-    return TaskStatus(task_id, TaskState.FAILED, error=Failure(*_error(reply.body)), rejected=is_rejected)
-
-
-def _progress(body: bytes) -> Progress | None:
-    try:
-        value = json.loads(body)
-        return Progress(value["done"], value.get("total"), value.get("label"), value.get("details") or {})
-    except _UNREADABLE:
-        return None  # progress is a courtesy: a broken one must not hide the result
-
-
-def _expired(task_id: str, body: bytes) -> TaskExpired | InvalidResult:
-    try:
-        value = json.loads(body)
-        expires, met = (datetime.fromtimestamp(value[name] / 1000, UTC) for name in ("expires_at", "met_at"))
-        error = value.get("error")
-        return TaskExpired(task_id, expires, met, None if error is None else f"{error['type']}: {error['message']}")
-    except (*_UNREADABLE, OverflowError, OSError) as cause:
-        invalid = InvalidResult(f"Task {task_id} has expired, but its reply does not say when: {cause!r}")
-        invalid.__cause__ = cause
-        return invalid
-
-
-def _error(body: bytes) -> tuple[str, str, str]:
-    try:
-        value = json.loads(body)
-        return str(value["type"]), str(value.get("message", "")), str(value.get("traceback", ""))
-    except _UNREADABLE:
-        return "unknown", body[:1000].decode(errors="replace"), ""

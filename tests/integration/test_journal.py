@@ -9,14 +9,16 @@ from urllib.parse import urlsplit, urlunsplit
 import aio_pika
 import pytest
 
-import asyncq.rabbitmq.journal as journal_module
+import asyncq.rabbitmq.following as following_module
+from asyncq import AsyncQ
 from asyncq.broker import Identity
 from asyncq.errors import AccessRefused, QueueGone, TopologyMismatch
 from asyncq.journal import CaughtUp, Entry, Interrupted
 from asyncq.rabbitmq.adapter import RabbitMQ
 from asyncq.settings import Settings
+from asyncq.testing.node import Node, NodeUnavailable, Setup
 from proxy import proxy_of
-from support import eventually
+from support import eventually, working
 
 STREAM = "asyncq.notes"
 PRIVATE = pytest.mark.also_on("4.0")
@@ -84,7 +86,7 @@ async def test_a_follower_whose_stream_was_made_anew_while_it_was_away_reads_tha
     broker_url, monkeypatch
 ):
     """The broker says nothing of an offset that is beyond the end: it only never delivers anything."""
-    monkeypatch.setattr(journal_module, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(following_module, "_SILENCE_S", 0.5)
     async with proxy_of(broker_url) as proxy, opened(broker_url) as other, opened(proxy.url) as broker:
         await append(other, *[b"old"] * 50)
         async with broker.journal("notes", keep_s=3600).follow() as following:
@@ -169,3 +171,37 @@ async def test_a_user_who_may_not_read_the_stream_is_told_so(broker_url, limited
         with pytest.raises(AccessRefused, match=r"'asyncq.notes' cannot be read.*read on it.*cancellations_kept_s=0"):
             async with broker.journal("notes", keep_s=3600).follow() as following:
                 await until(following, None)
+
+
+@pytest.fixture
+def url_without_streams(tmp_path):
+    """The URL of a RabbitMQ 3.10 that came from an older version: nobody has switched the new features on."""
+    flags = "quorum_queue, implicit_default_bindings, virtual_host_metadata, maintenance_mode_status, user_limits"
+    setup = Setup(conf="", advanced=f"[{{rabbit, [{{forced_feature_flags_on_init, [{flags}]}}]}}].")
+    try:
+        node = Node.provide("3.10", name="no-streams", folder=tmp_path, setup=setup, temporary=True)
+    except NodeUnavailable as error:
+        pytest.skip(f"RabbitMQ 3.10 cannot be had: {error}")
+    node.start()
+    yield node.url
+    node.remove()
+
+
+async def test_a_broker_without_streams_is_said_by_who_cancels_and_by_the_worker(url_without_streams):
+    """With the command that switches them on, and the way to do without."""
+    said = r"no streams.*enable_feature_flag stream_queue.*cancellations_kept_s=0"
+    app = AsyncQ("shop", broker=url_without_streams)
+
+    @app.task
+    async def work() -> int:
+        return 1
+
+    async with app:
+        handle = await work.send()
+        with pytest.raises(TopologyMismatch, match=said):
+            await handle.cancel()
+        with pytest.raises(TopologyMismatch, match=said):
+            await asyncio.wait_for(app.worker().run(), 60)
+    with app.using(RabbitMQ, cancellations_kept_s=0):
+        async with working(app):
+            assert await work.call() == 1

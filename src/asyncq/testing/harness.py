@@ -34,7 +34,7 @@ from asyncq.errors import ResultTimeout
 from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.node import MemoryNode
 from asyncq.message import new_id
-from asyncq.results import on_wait
+from asyncq.pending_reply import on_wait
 from asyncq.signals import seconds_of
 from asyncq.testing.clock import ManualClock
 from asyncq.testing.faults import Faults
