@@ -93,7 +93,7 @@ class TaskStatus:
         error: What went wrong: of a final failure, or of the attempt before the one that follows.
         queued_at: When it was sent.
         due_at: When it may start at the earliest, where it was sent with a delay.
-        not_after: From when on no attempt may begin: the `expires=` of its send.
+        not_after: From when on no attempt may begin: the `expires=` or the `deadline=` of its send.
         started_at: When its latest attempt began.
         retry_at: When its next attempt begins.
         finished_at: When it ended.
