@@ -30,6 +30,7 @@ from asyncq.errors import (
     PublishError,
     ReplyLost,
 )
+from asyncq.life import SENT_AT
 from asyncq.loggers import get_logger
 from asyncq.message import (
     DEADLINE_AT,
@@ -237,11 +238,13 @@ class Client:
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
         delay_s, expires_ms = sending.times_at(now_ms)
+        keeping = sending.keeping.over(signature.keeping)
         headers: dict[str, HeaderValue] = {
             **sending.headers,
-            **sending.keeping.headers(),
+            **keeping.headers(),
             **_lineage(),
             **_limits(sending, now_ms),
+            SENT_AT: now_ms,
         }
         if delay_s > 0:
             due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
@@ -274,9 +277,9 @@ class Client:
         async def cancel() -> None:
             await self.canceller.cancel([task_id], due_at_ms)
 
-        return publication, ResultHandle(
-            task_id, pending, signature.decode, self.recorder, signature.name, cancel=cancel
-        )
+        # Of a task whose states are not kept, its replies know more than the store.
+        recorder = self.recorder if keeping.states else None
+        return publication, ResultHandle(task_id, pending, signature.decode, recorder, signature.name, cancel=cancel)
 
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)

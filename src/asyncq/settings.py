@@ -58,7 +58,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ASYNCQ_", frozen=True, extra="forbid")
 
-    broker_url: str = "amqp://guest:guest@localhost:5672/"
+    broker_url: str = Field(default="amqp://guest:guest@localhost:5672/", repr=False)  # it holds a password
     namespace: str = Field(default="asyncq", pattern=r"^[A-Za-z0-9_-]{1,40}$")
     declare: bool = True
     heartbeat_s: int = Field(default=10, ge=1, le=600)
@@ -78,8 +78,8 @@ class Settings(BaseSettings):
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
     cancellations_kept_s: float = Field(default=7 * 86400.0, ge=0, le=400 * 86400)
-    results: str = "none"
-    result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    results: str = Field(default="none", repr=False)  # likewise
+    result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0, le=100 * 365 * 24 * 3600.0)
     results_timeout_s: float = Field(default=10.0, gt=0)
     progress_interval_s: float = Field(default=0.5, ge=0)
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)

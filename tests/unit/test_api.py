@@ -45,6 +45,7 @@ PUBLIC = [
     "StoreUnavailable",
     "Task",
     "TaskContext",
+    "TaskCancelled",
     "TaskExpired",
     "TaskFailed",
     "TaskNotFound",

@@ -18,6 +18,7 @@ from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
 from asyncq.history import last_failure
 from asyncq.keeping import keeping_of
+from asyncq.life import check_life
 from asyncq.message import (
     CONTENT_TYPE_JSON,
     Message,
@@ -94,6 +95,7 @@ class Intake:
             first_at_ms_of(message)  # read after the run only, and malformed it must be refused before
             limits_ms_of(message)
             keeping_of(message)
+            check_life(message)
             turn_at_ms_of(message)
             _check_form(message)
             task = self._tasks.get(message.type)

@@ -29,6 +29,7 @@ from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
 from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
 from asyncq.history import FailedAttempt, history_of, history_text, last_failure
+from asyncq.life import RUNS, runs_of
 from asyncq.loggers import get_logger
 from asyncq.message import (
     ATTEMPT,
@@ -234,7 +235,8 @@ class Settlement:
                 moved = {} if first_ms is None else {FIRST_AT: first_ms + round(delay_s * 1000)}
                 # What waits for a place has had its turn, and keeps it.
                 turn_ms = turn_at_ms_of(message) or self._clock.now_ms()
-                return {ATTEMPT: attempt, **moved, **({TURN_AT: turn_ms} if isinstance(outcome, Postponed) else {})}
+                turn = {TURN_AT: turn_ms} if isinstance(outcome, Postponed) else {}
+                return {ATTEMPT: attempt, RUNS: runs_of(message) + 1, **moved, **turn}
             case Deferred(since_ms):
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
             case Staged():
@@ -275,7 +277,8 @@ class Settlement:
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
         delivery = executed.delivery
-        copy = copy_of(delivery.message, headers={ATTEMPT: executed.number})
+        headers = {ATTEMPT: executed.number, RUNS: runs_of(delivery.message) + 1}
+        copy = copy_of(delivery.message, headers=headers)
         try:
             await self._publishing.copy(delivery, copy, None)
         except (MessageTooLarge, Refused) as error:
@@ -315,7 +318,15 @@ class Settlement:
                 error=record.failure.type,
                 cause=str(error),
             )
-        await self._tell(executed, end, reply)
+        try:
+            await self._tell(executed, end, reply)
+        except NotKept as error:  # it must not run again: it is a dead letter already
+            log.error(  # noqa: TRY400 - the traceback of our own waiting says nothing more
+                "the result store never took the end of a task that has failed; its dead letter tells of it",
+                task=message.type,
+                task_id=message.task_id,
+                cause=str(error),
+            )
         await self._callbacks.call(delivery, record)
         if buried:
             await delivery.ack(hold=executed.hold)
@@ -340,9 +351,15 @@ class Settlement:
 
 
 def _dropped_by(outcome: _Again) -> tuple[str, ...]:
-    """Return the headers that the copy does not take over: each attempt needs a turn of its own."""
-    had_its_turn = isinstance(outcome, (RetryLater, Snoozed))
-    return (UNKNOWN_SINCE, STAGED_UNTIL, TURN_AT) if had_its_turn else (UNKNOWN_SINCE, STAGED_UNTIL)
+    """Return the headers that the copy does not take over: each attempt needs a turn, and counts runs, of its own."""
+    always = (UNKNOWN_SINCE, STAGED_UNTIL)
+    match outcome:
+        case RetryLater():
+            return (*always, TURN_AT, RUNS)
+        case Snoozed():
+            return (*always, TURN_AT)
+        case _:
+            return always
 
 
 def _json(value: Mapping[str, object]) -> bytes:
