@@ -19,7 +19,7 @@ from asyncq.errors import NotOpen, ResultStoreError, StoreUnavailable
 from asyncq.keeping import Keeping
 from asyncq.life import life_of
 from asyncq.loggers import get_logger
-from asyncq.message import DUE_AT, EXPIRES_AT, LATEST_MS, PARENT_ID, ROOT_ID, HeaderValue, Message
+from asyncq.message import DEADLINE_AT, DUE_AT, EXPIRES_AT, LATEST_MS, PARENT_ID, ROOT_ID, HeaderValue, Message
 from asyncq.result_store import ResultStore, StatusPage
 from asyncq.settings import Settings
 from asyncq.status import StatusUpdate, TaskState, TaskStatus
@@ -48,11 +48,12 @@ def birth_of(message: Message, queue: str, keeping: Keeping) -> dict[str, Any]:
         keeping: For how long it is kept.
     """
     headers, life = message.headers, life_of(message)
+    ends = [_moment(headers.get(name)) for name in (EXPIRES_AT, DEADLINE_AT)]
     return {
         "id": message.task_id,
         "task": message.type,
         "queue": queue,
-        "not_after": _moment(headers.get(EXPIRES_AT)),
+        "not_after": min((end for end in ends if end is not None), default=None),
         "parent_id": _text(headers.get(PARENT_ID)),
         "root_id": _text(headers.get(ROOT_ID)),
         "ttl_s": keeping.ttl_s,

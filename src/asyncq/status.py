@@ -97,7 +97,7 @@ class TaskStatus:
             that is sent back has a new one, and so has an id that is used again.
         run: Which run of its attempt this is: the later, the greater.
         due_at: When it may start at the earliest, where it was sent with a delay.
-        not_after: From when on no attempt may begin: the `expires=` of its send.
+        not_after: From when on no attempt may begin: the `expires=` or the `deadline=` of its send.
         started_at: When its latest attempt began.
         retry_at: When its next attempt begins.
         finished_at: When it ended.

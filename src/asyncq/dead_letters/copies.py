@@ -14,12 +14,24 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from asyncq.errors import InvalidOption, MalformedMessage
 from asyncq.life import RUNS, new_life_after
-from asyncq.message import ATTEMPT, DUE_AT, EXPIRES_AT, FIRST_AT, STAGED_UNTIL, TURN_AT, UNKNOWN_SINCE, Message, copy_of
+from asyncq.message import (
+    ATTEMPT,
+    DEADLINE_AT,
+    DUE_AT,
+    EXPIRES_AT,
+    FIRST_AT,
+    STAGED_UNTIL,
+    TURN_AT,
+    UNKNOWN_SINCE,
+    Message,
+    copy_of,
+)
 
 __all__ = ["arguments_as_json", "replay_of", "with_arguments"]
 
 _OF_THE_DEATH = (
     ATTEMPT,
+    DEADLINE_AT,
     DUE_AT,
     EXPIRES_AT,
     FIRST_AT,

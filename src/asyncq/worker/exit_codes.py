@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["OK", "RESTART"]
+__all__ = ["DRAINED", "RESTART"]
 
-OK: Final = 0
+DRAINED: Final = 0
 """It was asked to stop."""
 
 RESTART: Final = 75

@@ -42,7 +42,7 @@ from asyncq.worker.cleaning import keep_clean
 from asyncq.worker.concurrency import Concurrency
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
-from asyncq.worker.exit_codes import OK, RESTART
+from asyncq.worker.exit_codes import DRAINED, RESTART
 from asyncq.worker.intake import Intake
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
@@ -185,7 +185,7 @@ class Worker:
         self._consumers: list[QueueConsumer] = []
         self._stop_requested = asyncio.Event()
         self._fatal: AsyncQError | None = None
-        self._exit_code = OK
+        self._exit_code = DRAINED
         self._attempts.on_given_up = self._look_at_abandoned
 
     # --- what others see

@@ -280,3 +280,21 @@ async def test_too_many_abandoned_threads_end_the_worker_with_a_code_of_its_own(
             assert worker.threads_abandoned == 2
     finally:
         go_on.set()
+
+
+@behaviour
+async def test_a_store_tells_of_a_deadline_as_of_an_expiry(bench: Bench) -> None:
+    """Nobody has to ask which of the two was meant: no attempt begins after either."""
+    app = bench.app(results="memory://")
+    go_on = asyncio.Event()
+
+    @app.task
+    async def work() -> None:
+        await go_on.wait()
+
+    async with bench.working(app, {QUEUE: 1}):
+        moment = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=100)
+        handle = await work.options(deadline=moment, expires=1000).send()
+        assert (await handle.status()).not_after == moment
+        go_on.set()
+        await handle.result(WAIT_S)
