@@ -2,7 +2,7 @@
 
     succeeded          store and reply -> ack
     retry              copy with the next attempt number, delayed -> ack
-    snoozed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
+    snoozed, postponed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
     failed, rejected   dead letter with the error -> store and reply -> error callback -> ack; where the dead letter
                        cannot be published because of the message itself, the broker's own reject stands for the ack
     cancelled          store and reply -> ack
@@ -43,8 +43,9 @@ from asyncq.message import (
     ReplyType,
     copy_of,
     cut_text,
-    expires_at_ms_of,
     first_at_ms_of,
+    too_late_ms_of,
+    turn_at_ms_of,
 )
 from asyncq.outcome import (
     Cancelled,
@@ -55,6 +56,7 @@ from asyncq.outcome import (
     Failure,
     LostLease,
     Outcome,
+    Postponed,
     Rejected,
     RetryLater,
     Snoozed,
@@ -73,7 +75,7 @@ __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
 
-_Again = RetryLater | Snoozed | Deferred | Staged | Throttled
+_Again = RetryLater | Snoozed | Postponed | Deferred | Staged | Throttled
 
 _ERROR_BYTES = 500
 _REASON_BYTES = 4 * 1024
@@ -88,16 +90,24 @@ class Settlement:
         recording: Writes into the result store.
         clock: For the time of a failure, and when a copy is due.
         worker: Host and process id, for dead letters.
+        max_result_bytes: A larger result makes a failure of a success; None for what a message may have.
     """
 
     def __init__(
-        self, publishing: Publishing, callbacks: Callbacks, recording: Recording, clock: Clock, worker: str
+        self,
+        publishing: Publishing,
+        callbacks: Callbacks,
+        recording: Recording,
+        clock: Clock,
+        worker: str,
+        max_result_bytes: int | None = None,
     ) -> None:
         self._publishing = publishing
         self._callbacks = callbacks
         self._recording = recording
         self._clock = clock
         self._worker = worker
+        self._max_result_bytes = max_result_bytes
 
     async def settle(self, executed: Executed) -> Outcome:
         """Publish what follows from the outcome, then ack.
@@ -139,7 +149,7 @@ class Settlement:
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater() | Snoozed() | Deferred() | Staged() | Throttled():
+            case RetryLater() | Snoozed() | Postponed() | Deferred() | Staged() | Throttled():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._fail(executed, ReplyType.FAILED, failure, reason)
@@ -157,6 +167,9 @@ class Settlement:
 
     async def _succeed(self, executed: Executed, outcome: Outcome, result: bytes) -> Outcome:
         delivery = executed.delivery
+        if self._max_result_bytes is not None and len(result) > self._max_result_bytes:
+            limit = MessageTooLarge(f"max_result_bytes is {self._max_result_bytes}")
+            return await self._settle(executed, _too_large(limit, len(result)))
 
         async def reply() -> None:
             await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
@@ -188,7 +201,7 @@ class Settlement:
             due_ms, delay_s = outcome.until_ms, max(0, outcome.until_ms - now_ms) / 1000
         else:
             due_ms, delay_s = now_ms + math.ceil(outcome.delay_s * 1000), outcome.delay_s
-        expires_ms = expires_at_ms_of(delivery.message)
+        expires_ms = too_late_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
                 attempts = executed.number if failed_now else executed.number - 1
@@ -215,11 +228,15 @@ class Settlement:
             case RetryLater(failure, first_ms=first_ms):
                 history = history_text(self._history(executed, failure, self._clock.now_ms()))
                 return {ATTEMPT: attempt + 1, HISTORY: history, **({} if first_ms is None else {FIRST_AT: first_ms})}
-            case Snoozed(delay_s):
-                first_ms = first_at_ms_of(executed.delivery.message)
+            case Snoozed(delay_s) | Postponed(delay_s):
+                message = executed.delivery.message
+                first_ms = first_at_ms_of(message)
                 # A snooze must not use up the time that the policy gives to retries.
                 moved = {} if first_ms is None else {FIRST_AT: first_ms + round(delay_s * 1000)}
-                return {ATTEMPT: attempt, RUNS: runs_of(executed.delivery.message) + 1, **moved}
+                # What waits for a place has had its turn, and keeps it.
+                turn_ms = turn_at_ms_of(message) or self._clock.now_ms()
+                turn = {TURN_AT: turn_ms} if isinstance(outcome, Postponed) else {}
+                return {ATTEMPT: attempt, RUNS: runs_of(message) + 1, **moved, **turn}
             case Deferred(since_ms):
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
             case Staged():
@@ -351,8 +368,8 @@ def _json(value: Mapping[str, object]) -> bytes:
 
 def _too_large(error: MessageTooLarge, size: int) -> Failed:
     too_large = ResultTooLarge(
-        f"The task has succeeded, but its result of {size} bytes is too large for a reply. Return less: put large "
-        "data into a file or an object store, and return its name. Or declare the task with reply=False."
+        f"The task has succeeded, but its result of {size} bytes is too large for a reply ({error}). Return less: put "
+        "large data into a file or an object store, and return its name. Or declare the task with reply=False."
     )
     too_large.__cause__ = error
     return Failed(Failure.of(too_large), "result too large")
