@@ -63,6 +63,8 @@ class MemoryNode:
         self._delayed: list[tuple[float, int, str, Stored]] = []
         self._numbers = count()
         self._alarms: list[Alarm] = []
+        self._leaders: dict[str, object] = {}
+        self._leader_queues: set[str] = set()
         self._listeners: list[Callable[[], object]] = []
         self._publish_listeners: list[Callable[[Publication], object]] = []
 
@@ -107,7 +109,8 @@ class MemoryNode:
     def busy(self) -> int:
         """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
         with self._lock:
-            return sum(queue.busy for queue in self._queues.values())
+            # A leader holds its states for as long as it leads: that is no work.
+            return sum(queue.busy for queue in self._queues.values() if queue.name not in self._leader_queues)
 
     def browse(self, queue: str) -> tuple[Stored, ...] | None:
         """Return what is ready, oldest first; None where there is no such queue."""
@@ -160,6 +163,23 @@ class MemoryNode:
         """Declare a queue without limits: for replies, or for dead letters."""
         with self.changing():
             return self._make(name, None, names)
+
+    def declare_leaders(self, name: str, names: Names) -> None:
+        """Declare a queue whose consumer leads."""
+        with self.changing():
+            self._make(name, None, names)
+            self._leader_queues.add(name)
+
+    def lead(self, name: str, who: object) -> bool:
+        """Tell whether `who` leads under this name: it does from now on, where nobody else does."""
+        with self._lock:  # who waits for its turn listens for changes, and must not hear itself
+            return self._leaders.setdefault(name, who) is who
+
+    def resign(self, name: str, who: object) -> None:
+        """Let others lead. Nothing happens where others do."""
+        with self.changing():
+            if self._leaders.get(name) is who:
+                del self._leaders[name]
 
     def delete_queue(self, name: str) -> None:
         """Delete a queue with all that is in it. Its consumers are told."""

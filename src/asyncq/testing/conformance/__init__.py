@@ -36,6 +36,7 @@ THEMES: Final = (
     "intake",
     "breaker",
     "working",
+    "leading",
 )
 
 _MODULES: Final = [f"{__name__}.{theme}" for theme in THEMES]
