@@ -116,6 +116,14 @@ class Client:
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
+    async def publication(self, signature: Signature[Any]) -> Publication:
+        """Return what sending this signature would publish, without a reply: for who publishes it otherwise.
+
+        Raises:
+            InvalidOption: It would expire before it is due.
+        """
+        return (await self._prepare(signature, reply=False))[0]
+
     async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
         """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.
 

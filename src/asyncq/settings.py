@@ -36,6 +36,7 @@ class Settings(BaseSettings):
             be what kills workers. Of it and `delivery_limit`, the lower one holds.
         delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
             and without a reply: the backstop. It is an argument of the queues.
+        timezone: The time zone of a `Cron` that names none, by its IANA name, such as `Europe/Berlin`.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
     """
 
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     slots: int = Field(default=10, ge=1, le=2000)
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
+    timezone: str = "UTC"
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)
 
 

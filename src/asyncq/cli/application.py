@@ -10,6 +10,8 @@ from typer.core import TyperGroup
 from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
 from asyncq.cli.report import exit_code_of, report
+from asyncq.cli.schedule import schedule
+from asyncq.cli.scheduler import scheduler
 from asyncq.cli.send import call, send
 from asyncq.cli.topology import topology
 from asyncq.cli.version import version
@@ -51,6 +53,8 @@ application = typer.Typer(
 application.command()(worker)
 application.command()(send)
 application.command()(call)
+application.command()(scheduler)
+application.add_typer(schedule, name="schedule")
 application.add_typer(dead, name="dead")
 application.add_typer(topology, name="topology")
 application.command()(doctor)
