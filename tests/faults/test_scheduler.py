@@ -38,9 +38,9 @@ class Candidate:
     """A scheduler in a process of its own, behind a proxy of its own."""
 
     def __init__(self, folder, number, url):
-        self.log = Path(folder, f"scheduler-{number}.log")
+        self.log = Path(folder, f"scheduler-{number}-{time.time_ns()}.log")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ASYNCQ_")}
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "asyncq", "scheduler", "ticking:app", "--log-format", "json"],
                 stderr=log,
@@ -164,6 +164,8 @@ def check(ledger, trial, last_ms, version):
     assert expected <= set(fired), sorted(expected - set(fired))
     assert all(len(names) == 1 for names in ids.values())
     assert max(ledger.gaps()) < LONGEST_GAP_S
+    # Each leader sends again what the one before has sent since it saved last, and a request may be under way.
+    assert len(fired) - len(ids) <= 3 * len(trial.deeds)
 
 
 async def test_whoever_leads_may_be_killed_frozen_or_cut_off_and_no_fire_time_is_lost(tmp_path, node, broker_url):

@@ -145,6 +145,23 @@ async def test_a_lost_leader_costs_no_fire_time_and_repeats_at_most_a_second_wit
     assert len(bench.ids) <= 27 + 10 * 2
 
 
+async def test_leaders_that_die_young_go_on_from_each_other(bench):
+    """None of them lives for the second after which a watermark is saved again, and none hands over."""
+    app = bench.app()
+    app.schedule("often", "shop.report", 1, missed="all")
+    with app.using(lambda settings: MemoryBroker(settings, bench.node), bench.clock):
+        async with app:
+            for _ in range(8):
+                scheduler = app.scheduler()
+                running = asyncio.create_task(scheduler.run())
+                await eventually(lambda: scheduler.stats.leads)  # noqa: B023 - asked at once
+                await bench.settle()
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+                await bench.clock.advance(10)
+    assert bench.seconds == [float(n) for n in range(1, 71)]
+
+
 @pytest.mark.parametrize(
     ("missed", "expected"), [("skip", [660]), ("once", [600, 660]), ("all", [60.0 * n for n in range(1, 12)])]
 )

@@ -147,9 +147,11 @@ class SchedulerTerm:
         if self._definitions.removed:
             log.info("schedules are gone from the code, and stop", names=self._definitions.removed)
         await self._save(_DEFINITIONS, self._definitions.to_json())
-        await self._save_watermark(self._saved_ms)
         helpers = [asyncio.create_task(self._answer()), asyncio.create_task(self._watch())]
         try:
+            await self._send(self._table.due(self._clock.now_ms()))
+            # At once: where one leader after the other dies young, each must go on from the one before.
+            await self._save_watermark(self._table.watermark_ms)
             while not self._stopped:
                 self._wake.clear()
                 await self._send(self._table.due(self._clock.now_ms()))
