@@ -1,5 +1,6 @@
 """`asyncq scheduler`, `asyncq worker --scheduler` and `asyncq schedule`, as people start them."""
 
+import asyncio
 import json
 import signal
 from datetime import datetime
@@ -121,6 +122,20 @@ def test_the_next_fire_times_need_no_broker(offline_shell):
     assert len(moments) == 3
     assert {moment.utcoffset().total_seconds() for moment in moments} == {0}
     assert {f"{moment:%H:%M}" for moment in moments} <= {"00:30", "01:30", "01:00"}
+
+
+def test_the_topology_of_an_app_with_schedules_has_the_leaders_queue(shell, node):
+    """Declared and verified like the others; an app without schedules needs none."""
+    (shell.folder / "timetable.py").write_text(TIMETABLE)
+    at_management = {"ASYNCQ_MANAGEMENT_URL": node.management_url}
+    assert "asyncq.scheduler" not in shell.run("topology", "show", "shop:app").stdout
+    assert "x-single-active-consumer = True" in shell.run("topology", "show", "timetable:app").stdout
+    assert shell.run("topology", "verify", "timetable:app", environment=at_management).returncode == 1
+    assert shell.run("topology", "apply", "timetable:app").returncode == 0
+    verified = shell.run("topology", "verify", "timetable:app", environment=at_management)
+    assert verified.returncode == 0, verified.stdout
+    running = shell.start("scheduler", "timetable:app", environment={"ASYNCQ_DECLARE": "false"})
+    asyncio.run(running.says("scheduler leads"))
 
 
 def test_a_scheduler_without_schedules_or_broker_says_so(offline_shell, shell):

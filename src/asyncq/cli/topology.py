@@ -157,11 +157,14 @@ async def _apply(app: AsyncQ, plan: Plan) -> Standing:
 def _plan(app: AsyncQ, *, delays: bool) -> Plan:
     from asyncq.rabbitmq.diagnosis import plan_of  # noqa: PLC0415
     from asyncq.rabbitmq.ladder_plan import ladder_plan  # noqa: PLC0415
-    from asyncq.rabbitmq.topology import Names  # noqa: PLC0415
+    from asyncq.rabbitmq.topology import Names, leader_queue_declaration  # noqa: PLC0415
+    from asyncq.scheduler.requests import leadership_name  # noqa: PLC0415
 
     names = Names(app.settings.namespace)
     ladder = ladder_plan(names) if delays else ()
-    return tuple(dict.fromkeys((*plan_of(names, task_queues(app)), *ladder)))  # both have the ladder's ends
+    leader = (leader_queue_declaration(names, leadership_name(app.name)),) if app.schedules else ()
+    # Both have the ladder's ends.
+    return tuple(dict.fromkeys((*plan_of(names, task_queues(app)), *leader, *ladder)))
 
 
 def task_queues(app: AsyncQ) -> tuple[QueueSpec, ...]:

@@ -66,6 +66,10 @@ class Schedules:
         for task, value in by_task.items():
             self._by_task[task] = _read(task, value)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._declared or self._by_task)
+
     def add(self, name: str, signature: Signature[Any], when: Any, options: ScheduleOptions) -> None:
         """Declare a schedule.
 

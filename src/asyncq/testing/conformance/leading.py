@@ -71,7 +71,7 @@ async def test_states_are_kept_for_those_who_follow_and_the_newest_counts(bench:
 async def test_states_outlive_many_leaders_that_are_cut_off(bench: Bench) -> None:
     """Returned again and again, whatever limits the broker has for that; each leader goes on from the one before."""
     async with bench.open() as broker, _standing(broker) as terms:
-        for number in range(25):
+        for number in range(50):
             term = await _term(terms)
             assert term.states.get("n", b"0") == b"%d" % number
             await term.save("n", b"%d" % (number + 1), timeout_s=WAIT_S)
