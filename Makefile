@@ -28,11 +28,11 @@ help:
 	@echo '                    PICTURES=folder takes your pictures; KEEP=1 leaves broker and workers up;'
 	@echo '                    BROKER=memory needs no RabbitMQ: everything in one process'
 	@echo 'make test           run the tests, on private RabbitMQ nodes (ASYNCQ_TEST_VERSIONS=$(ASYNCQ_TEST_VERSIONS)),'
-	@echo '                    and a private PostgreSQL and Redis'
+	@echo '                    a private PostgreSQL and Redis, and a Chromium without a window'
 	@echo 'make conformance    what every broker must do: in memory and on these RabbitMQ versions, side by side'
 	@echo 'make check          ruff, mypy --strict, import-linter'
 	@echo 'make prove          the proofs in full, and the benchmarks; prints their figures'
-	@echo 'make bench          the benchmarks alone: asyncq beside raw aio-pika'
+	@echo 'make bench          the benchmarks alone: asyncq beside raw aio-pika and Celery'
 	@echo 'make broker-start   a private RabbitMQ for development; prints its URLs'
 	@echo 'make broker-stop    stop it'
 	@echo 'make broker-status  whether it runs, and its URLs'
@@ -66,11 +66,15 @@ check: venv
 
 # Some proofs also run on 4.0, where deliveries are counted in another way.
 prove: venv
+	@sh .ci/venv benchmarks
 	@$(TEST_BROKERS) 4.0
+	@$(TEST_SERVERS)
 	$(PYTEST) -m prove -s -v
 	$(PYTEST) --hypothesis-profile=prove --hypothesis-show-statistics -q tests/unit/test_properties_*.py
 
 bench: venv
+	@sh .ci/venv benchmarks
+	@$(TEST_SERVERS)
 	$(BIN)/python benchmarks
 
 broker-start:

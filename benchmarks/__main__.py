@@ -1,11 +1,11 @@
-"""asyncq beside raw aio-pika: `python benchmarks` (`make bench`).
+"""asyncq beside raw aio-pika and Celery: `python benchmarks` (`make bench`).
 
 Both sides run in processes of their own and take turns, on quorum queues with the same arguments behind the same
 exchange; messages are persistent, mandatory and confirmed. The raw side decodes the JSON and acks each message;
 asyncq's validates three fields on both ends, runs a task for each, and logs at warning. What is published and
-drained asks for no reply.
+drained asks for no reply. What results cost, and Celery: see keeping.py.
 
-The ratio is asyncq's figure divided by raw aio-pika's, the median of some rounds. Other work on the machine changes
+The ratio is asyncq's figure divided by the other side's, the median of some rounds. Other work on the machine changes
 the absolute figures; they are recorded beside it.
 
 Exit codes: 0 all limits are kept, 1 one is not, 2 wrong usage, 4 no RabbitMQ can be had here.
@@ -28,6 +28,7 @@ from calling import measure_calling
 from draining import measure_draining
 from figures import Figure, missed
 from importing import measure_imports
+from keeping import measure_keeping
 from publishing import measure_publishing
 from report import circumstances, table
 from resting import measure_memory
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "call": measure_calling,
     "memory": measure_memory,
     "import": measure_imports,
+    "results": measure_keeping,
 }
 
 
@@ -58,14 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"Python {facts['python']}, {facts['cpus']} CPUs, load {facts['load'][0]}",
                 flush=True,
             )
-            figures = asyncio.run(_measure(broker.url, sizes, options.only))
+            figures, told = asyncio.run(_measure(broker.url, sizes, options.only))
     except NodeUnavailable as error:
         print(error, file=sys.stderr)
         return 4
     print(f"\n{table(figures, judged=not options.quick)}\n")
+    print("".join(f"{line}\n" for line in told), flush=True)
     print(f"{time.monotonic() - started:.0f} s." + (" A quick run is too short to judge." if options.quick else ""))
     if options.json is not None:
-        record = {**facts, "quick": options.quick, "figures": [figure.as_json() for figure in figures]}
+        record = {**facts, "quick": options.quick, "told": told, "figures": [figure.as_json() for figure in figures]}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     too_bad = [] if options.quick else missed(figures)
     for figure in too_bad:
@@ -73,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if too_bad else 0
 
 
-async def _measure(url: str, sizes: Sizes, only: Sequence[str]) -> list[Figure]:
+async def _measure(url: str, sizes: Sizes, only: Sequence[str]) -> tuple[list[Figure], list[str]]:
     figures: list[Figure] = []
     async with Bench(url, sizes) as bench:
         for name in only or MEASUREMENTS:
             print(f"{name} ...", file=sys.stderr, flush=True)
             figures += await MEASUREMENTS[name](bench)
-    return figures
+    return figures, bench.told
 
 
 def _parser() -> argparse.ArgumentParser:

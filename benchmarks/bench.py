@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractQueue
@@ -19,11 +19,12 @@ from aio_pika.abc import AbstractChannel, AbstractQueue
 from asyncq import AsyncQ
 from asyncq.broker import QueueSpec
 from asyncq_app import QUEUE
-from meter import COUNT, WARM_UP
+from meter import metered
 from processes import Child, ChildFailed
 
-__all__ = ["QUEUES", "SIDES", "SLOTS", "Bench", "Side", "Sizes", "alternate"]
+__all__ = ["QUEUES", "SIDES", "SLOTS", "Bench", "Side", "Sizes", "alternate", "producer_command", "worker_command"]
 
+T = TypeVar("T")
 Side = Literal["raw", "asyncq"]
 SIDES: tuple[Side, Side] = ("raw", "asyncq")
 QUEUES: dict[Side, str] = {"raw": "bench-raw", "asyncq": QUEUE}
@@ -49,6 +50,10 @@ class Sizes:
         calls_at_once: Calls of one slice that are made 50 at a time.
         memory_rounds: How often the memory of a fresh worker is looked at.
         import_rounds: Fresh processes of each side.
+        kept_rounds: How often each way of keeping results is drained.
+        kept: Messages of one such round, those of the warm-up included.
+        kept_warm_up: Messages of it that are not timed.
+        celery_pools: How many of Celery's pools are tried.
     """
 
     rounds: int = 7
@@ -61,6 +66,10 @@ class Sizes:
     calls_at_once: int = 200
     memory_rounds: int = 3
     import_rounds: int = 15
+    kept_rounds: int = 7
+    kept: int = 4000
+    kept_warm_up: int = 1000
+    celery_pools: int = 5
 
     @staticmethod
     def quick() -> Sizes:
@@ -76,12 +85,29 @@ class Sizes:
             calls_at_once=100,
             memory_rounds=1,
             import_rounds=1,
+            kept_rounds=1,
+            kept=400,
+            kept_warm_up=100,
+            celery_pools=1,
         )
 
 
-def alternate(number: int, sides: Sequence[Side] = SIDES) -> Sequence[Side]:
+def producer_command(side: Side) -> Sequence[str]:
+    """Return the arguments of a side's producer."""
+    return ("producers.py", side, QUEUES[side], EXCHANGE)
+
+
+def worker_command(side: Side) -> Sequence[str]:
+    """Return the arguments of a side's worker: the raw one, or what `asyncq worker` is."""
+    queue = QUEUES[side]
+    if side == "raw":
+        return ("raw_worker.py", queue, str(SLOTS))
+    return ("-m", "asyncq", "worker", "asyncq_app:app", f"--queue={queue}:{SLOTS}", "--log-level=warning")
+
+
+def alternate(number: int, sides: Sequence[T] = SIDES) -> Sequence[T]:
     """Return the order of the sides in a round: whoever is first in one is last in the next."""
-    return sides if number % 2 == 0 else tuple(reversed(sides))
+    return sides if number % 2 == 0 else sides[::-1]
 
 
 @dataclass
@@ -91,10 +117,14 @@ class Bench:
     Args:
         url: The broker's URL, of a virtual host of the benchmark's own.
         sizes: How much is measured.
+
+    Attributes:
+        told: What is to be printed beside the figures.
     """
 
     url: str
     sizes: Sizes
+    told: list[str] = field(default_factory=list)
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def __aenter__(self) -> Self:
@@ -152,7 +182,7 @@ class Bench:
     @contextlib.asynccontextmanager
     async def producer(self, side: Side) -> AsyncIterator[Child]:
         """Yield a side's producer, connected."""
-        async with Child(["producers.py", side, QUEUES[side], EXCHANGE], self.environment) as child:
+        async with Child(producer_command(side), self.environment) as child:
             await child.answer()
             yield child
 
@@ -165,13 +195,7 @@ class Bench:
             count: After so many messages it prints how long they took.
             warm_up: So many of them are not timed.
         """
-        queue = QUEUES[side]
-        command = {
-            "raw": ("raw_worker.py", queue, str(SLOTS)),
-            "asyncq": ("-m", "asyncq", "worker", "asyncq_app:app", f"--queue={queue}:{SLOTS}", "--log-level=warning"),
-        }[side]
-        environment = {**self.environment, COUNT: str(count), WARM_UP: str(warm_up)}
-        async with Child(command, environment) as child:
+        async with Child(worker_command(side), {**self.environment, **metered(count, warm_up)}) as child:
             yield child
 
     def consumers(self, side: Side) -> int:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Figure", "Limit", "Pair", "missed"]
+__all__ = ["RAW", "Figure", "Limit", "Pair", "missed"]
+
+RAW = "raw aio-pika"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,15 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One round: raw aio-pika's figure, and asyncq's right beside it."""
+    """One round: the other side's figure, and asyncq's right beside it."""
 
-    raw: float
+    other: float
     asyncq: float
 
     @property
     def ratio(self) -> float:
-        """Return asyncq's figure in units of raw aio-pika's."""
-        return self.asyncq / self.raw
+        """Return asyncq's figure in units of the other side's."""
+        return self.asyncq / self.other
 
 
 @dataclass(slots=True)
@@ -55,12 +57,14 @@ class Figure:
         unit: Of the absolute figures.
         limit: What the median ratio must keep; None where it is only recorded.
         rounds: A pair each.
+        beside: What the other side is.
     """
 
     name: str
     unit: str
     limit: Limit | None = None
     rounds: list[Pair] = field(default_factory=list)
+    beside: str = RAW
 
     @property
     def ratio(self) -> float:
@@ -74,9 +78,9 @@ class Figure:
         return min(ratios), max(ratios)
 
     @property
-    def raw(self) -> float:
-        """The median of raw aio-pika's absolute figures."""
-        return statistics.median(pair.raw for pair in self.rounds)
+    def other(self) -> float:
+        """The median of the other side's absolute figures."""
+        return statistics.median(pair.other for pair in self.rounds)
 
     @property
     def asyncq(self) -> float:
@@ -93,13 +97,14 @@ class Figure:
         low, high = self.spread
         return {
             "name": self.name,
+            "beside": self.beside,
             "unit": self.unit,
             "limit": None if self.limit is None else str(self.limit),
             "kept": self.kept,
             "ratio": {"median": self.ratio, "min": low, "max": high},
-            "raw": self.raw,
+            "other": self.other,
             "asyncq": self.asyncq,
-            "rounds": [{"raw": pair.raw, "asyncq": pair.asyncq} for pair in self.rounds],
+            "rounds": [{"other": pair.other, "asyncq": pair.asyncq} for pair in self.rounds],
         }
 
 

@@ -14,12 +14,15 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from payload import FIELDS, Order
 
 __all__: list[str] = []
 
+RESULT = json.dumps(FIELDS["number"]).encode()
+_PAUSE_S = 0.05
 BATCH = 100
 """How many publishes are under way at once."""
 
@@ -114,6 +117,7 @@ class Asyncq:
         """See `Producer`."""
         import asyncq_app  # noqa: PLC0415 - the other side's process must not pay for it
 
+        self._sent: list[Any] = []
         self._app = asyncq_app.app
         self._handle = asyncq_app.handle
         self._number_of = asyncq_app.number_of
@@ -138,6 +142,30 @@ class Asyncq:
         for start in range(0, count, 1000):
             signature = self._handle.options(queue=queue).s(Order(**FIELDS))
             await self._app.send_many([signature] * min(1000, count - start))
+
+    async def fill_kept(self, count: int) -> None:
+        """Send tasks whose results are kept, or replied."""
+        reply = os.environ["BENCH_REPLY"] == "True"
+        signature = self._number_of.options(reply=reply).s(Order(**FIELDS))
+        self._sent = await self._app.send_many([signature] * count)
+
+    async def count_kept(self, timeout_s: float) -> int:
+        """Wait until all results are there, forget them, and return how many there were."""
+        if self._app.settings.results == "none" and os.environ["BENCH_REPLY"] != "True":
+            return len(self._sent)  # nothing is known of them
+        if self._app.settings.results == "none":
+            from asyncq import gather_results  # noqa: PLC0415 - as above
+
+            return sum(result == FIELDS["number"] for result in await gather_results(self._sent, timeout=timeout_s))
+        ids, loop = [handle.id for handle in self._sent], asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        while True:
+            found = await self._app.results.read(ids)
+            right = sum(status.state == "succeeded" and status.result == RESULT for status in found)
+            if right == len(ids) or loop.time() > until_s:
+                await self._app.results.clean(older_than=datetime.now(UTC))
+                return right
+            await asyncio.sleep(_PAUSE_S)
 
     async def imported(self) -> list[str]:
         """Return the modules that the worker has imported."""
@@ -194,6 +222,17 @@ class Commands:
         assert isinstance(self._producer, Asyncq)
         await self._producer.fill(queue, count)
         return {}
+
+    async def fill_kept(self, count: int) -> dict[str, Any]:
+        """Fill asyncq's queue with tasks whose results are kept."""
+        assert isinstance(self._producer, Asyncq)
+        await self._producer.fill_kept(count)
+        return {}
+
+    async def count_kept(self, timeout_s: float) -> dict[str, Any]:
+        """Wait until their results are there, forget them, and return how many there were."""
+        assert isinstance(self._producer, Asyncq)
+        return {"count": await self._producer.count_kept(timeout_s)}
 
     async def imported(self) -> dict[str, Any]:
         """Return the names of the modules that asyncq's worker has imported."""

@@ -34,13 +34,20 @@ def circumstances(broker: BenchBroker) -> dict[str, Any]:
 
 
 def table(figures: Sequence[Figure], *, judged: bool) -> str:
-    """Return the figures as a table.
+    """Return the figures as tables, one for each side that asyncq is beside.
 
     Args:
         figures: In their order.
         judged: Whether the run was long enough to say that a limit is kept.
     """
-    head = ("", "ratio", "min..max", "limit", "", "raw aio-pika", "asyncq", "")
+    sides = dict.fromkeys(figure.beside for figure in figures)
+    return "\n\n".join(
+        _table([figure for figure in figures if figure.beside == side], side, judged=judged) for side in sides
+    )
+
+
+def _table(figures: Sequence[Figure], beside: str, *, judged: bool) -> str:
+    head = ("", "ratio", "min..max", "limit", "", beside, "asyncq", "")
     rows = [head]
     for figure in figures:
         low, high = figure.spread
@@ -51,7 +58,7 @@ def table(figures: Sequence[Figure], *, judged: bool) -> str:
                 f"{low:.2f}..{high:.2f}",
                 str(figure.limit or ""),
                 _VERDICTS[figure.kept if judged else None],
-                _number(figure.raw),
+                _number(figure.other),
                 _number(figure.asyncq),
                 figure.unit,
             )

@@ -69,6 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         version = getattr(item, "callspec", None) and item.callspec.params.get("rabbitmq_version")
         if version:
             item.add_marker(pytest.mark.xdist_group(version))
+            continue  # what needs a server as well starts one there: that costs less than another RabbitMQ
         for server in ("postgres_server", "redis_server"):
             if server in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(server))

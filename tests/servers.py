@@ -1,7 +1,7 @@
 """Private PostgreSQL and Redis servers for the tests of result stores: own data, own port, on loopback only.
 
-`python tests/servers.py` gets the programs: what is missing is installed by apt, without starting the services in the
-packages. A server ends with the process that started it, however that one ends.
+`python tests/servers.py` gets the programs, and the Chromium of `browser.py`: what is missing is installed by apt,
+without starting the services in the packages. A server ends with the process that started it, however that one ends.
 
 Standard library and `asyncq.testing.node` only.
 """
@@ -207,29 +207,49 @@ def redis_program() -> str:
     return found
 
 
-def install() -> None:
-    """Get what is missing."""
-    missing = []
-    for package, find in (("postgresql", postgres_programs), ("redis-server", redis_program)):
+def chromium_programs() -> tuple[str, str]:
+    """Return Chromium and the driver for it.
+
+    Raises:
+        NodeUnavailable: One of them is not there.
+    """
+    chromium = shutil.which("chromium", path=_FOUND_IN)
+    driver = shutil.which("chromedriver", path=_FOUND_IN)
+    if chromium is None or driver is None:
+        raise NodeUnavailable("There is no Chromium here. Debian: apt-get install chromium chromium-driver")
+    return chromium, driver
+
+
+_NEEDED = (
+    ("to test result stores on private servers", ["postgresql"], postgres_programs),
+    ("to test result stores on private servers", ["redis-server"], redis_program),
+    ("to test pages in a browser", ["chromium", "chromium-driver"], chromium_programs),
+)
+
+
+def install() -> list[NodeUnavailable]:
+    """Get what is missing, and return why some of it cannot be had."""
+    failures = []
+    for why, packages, find in _NEEDED:
         try:
-            find()
-        except NodeUnavailable:
-            missing.append(package)
-    if missing:
-        apt = Apt()
-        apt.check()
-        for package in missing:
-            if not apt.candidate(package):
-                raise NodeUnavailable(f"apt has no package {package}")
-        apt.install(missing, why="to test result stores on private servers")
+            try:
+                find()
+            except NodeUnavailable:
+                apt = Apt()
+                apt.check()
+                for package in packages:
+                    if not apt.candidate(package):
+                        raise NodeUnavailable(f"apt has no package {package}") from None
+                apt.install(packages, why=why)
+        except NodeUnavailable as error:
+            failures.append(error)
+    return failures
 
 
 def main() -> int:
     """Get the programs. What cannot be had is only said: its tests are skipped with the reason, or fail under CI."""
-    try:
-        install()
-    except NodeUnavailable as error:
-        print(f"PostgreSQL or Redis cannot be had here: {error}", flush=True)
+    for error in install():
+        print(f"For some tests a program cannot be had here: {error}", flush=True)
     return 0
 
 

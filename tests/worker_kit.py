@@ -23,6 +23,7 @@ from asyncq.memory.node import MemoryNode
 from asyncq.message import Message, new_id
 from asyncq.options import RunOptions
 from asyncq.rabbitmq.topology import Names
+from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults, policies_of
 from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
@@ -34,6 +35,8 @@ from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
 from asyncq.worker.publishing import Publishing
+from asyncq.worker.recording import Recording
+from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
@@ -162,6 +165,7 @@ class Kit:
         poison_after: int = SETTINGS.poison_after,
         defaults: RetryDefaults | None = None,
         places: int = 4,
+        recorder: Recorder | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.node = MemoryNode(self.clock)
@@ -175,11 +179,13 @@ class Kit:
         self.intake = Intake(self.tasks, self.clock, unknown_task_patience_s=patience_s, poison_after=poison_after)
         sender: Any = None  # nothing here sends tasks
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
-        rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults())
-        self.execution = Execution(self.intake, self.attempts, self.threads, rules, services)
+        self.revocations = Revocations(self.clock, keep_s=3600)
+        rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults(), self.revocations)
+        self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
+        self.execution = Execution(self.intake, self.attempts, self.threads, rules, services, self.recording)
         self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)
         self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
-        self.settlement = Settlement(self.publishing, self.callbacks, self.clock, worker="host:1")
+        self.settlement = Settlement(self.publishing, self.callbacks, self.recording, self.clock, worker="host:1")
         self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], AnyTask]:
@@ -232,6 +238,7 @@ class App:
     settings: Settings
     retry_defaults: RetryDefaults = field(default_factory=RetryDefaults)
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
+    recorder: Recorder | None = None
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

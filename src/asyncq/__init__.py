@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
+        NoResultStore,
         NotSent,
         PartlyDone,
         PartlySent,
@@ -33,19 +34,22 @@ if TYPE_CHECKING:
         ReplyLost,
         ResultError,
         ResultTimeout,
+        StoreUnavailable,
         TaskExpired,
         TaskFailed,
+        TaskNotFound,
         TaskRejected,
         TimeLimitExceeded,
         Unroutable,
     )
     from asyncq.failed_task import FailedTask
-    from asyncq.results import Progress, ResultHandle
+    from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
     from asyncq.schedule import At, Every
     from asyncq.settings import Settings
     from asyncq.signals import Reject, Retry, Snooze
     from asyncq.signature import Signature
+    from asyncq.status import TaskState, TaskStatus
     from asyncq.task import Task
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "FailedTask",
     "Fixed",
     "Linear",
+    "NoResultStore",
     "NotSent",
     "PartlyDone",
     "PartlySent",
@@ -79,14 +84,19 @@ __all__ = [
     "Settings",
     "Signature",
     "Snooze",
+    "StoreUnavailable",
     "Task",
     "TaskContext",
     "TaskExpired",
     "TaskFailed",
+    "TaskNotFound",
     "TaskRejected",
+    "TaskState",
+    "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
     "current_context",
+    "gather_results",
 ]
 
 _HOMES = {
@@ -102,6 +112,7 @@ _HOMES = {
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
     "Linear": "asyncq.retry",
+    "NoResultStore": "asyncq.errors",
     "NotSent": "asyncq.errors",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
@@ -120,14 +131,19 @@ _HOMES = {
     "Settings": "asyncq.settings",
     "Signature": "asyncq.signature",
     "Snooze": "asyncq.signals",
+    "StoreUnavailable": "asyncq.errors",
     "Task": "asyncq.task",
     "TaskContext": "asyncq.context",
     "TaskExpired": "asyncq.errors",
     "TaskFailed": "asyncq.errors",
+    "TaskNotFound": "asyncq.errors",
     "TaskRejected": "asyncq.errors",
+    "TaskState": "asyncq.status",
+    "TaskStatus": "asyncq.status",
     "TimeLimitExceeded": "asyncq.errors",
     "Unroutable": "asyncq.errors",
     "current_context": "asyncq.context",
+    "gather_results": "asyncq.results",
 }
 
 

@@ -20,11 +20,13 @@ from asyncq.broker import Broker, Identity, QueueSpec
 from asyncq.client import Client
 from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
+from asyncq.keeping import KEEP_EVERYTHING
 from asyncq.leadership import Leadership
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
-from asyncq.options import QueueOptions, Sending, SendOptions, retry_defaults_of
+from asyncq.options import QueueOptions, Sending, SendOptions, checked_id, retry_defaults_of
 from asyncq.queue_names import check_queue_name
+from asyncq.recording import Recorder, recorder_of
 from asyncq.registry import TaskRegistry, queues_of
 from asyncq.results import ResultHandle
 from asyncq.retry import RetryPolicy
@@ -35,6 +37,7 @@ from asyncq.signature import Signature
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
     from asyncq.scheduler.service import Scheduler
+    from asyncq.task_results import TaskResults
     from asyncq.worker.worker import Worker
 
 __all__ = ["AsyncQ"]
@@ -62,6 +65,7 @@ class AsyncQ(TaskRegistry):
         queues: What is special about some queues, by their names; see `asyncq.options.QueueOptions`.
         schedules: When tasks run by themselves, by the task's name: a timing, such as `Cron("0 8 * * *")` or a number
             of seconds, or a mapping of `when`, `arguments`, the options of `schedule()` and those of a send.
+        results: The URL of the result store, such as `sqlite:///results.db`; without it `ASYNCQ_RESULTS`, or none.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
     Raises:
@@ -76,7 +80,7 @@ class AsyncQ(TaskRegistry):
         Task('shop.add')
     """
 
-    def __init__(  # noqa: PLR0913 - what can be said about an app as a whole, each by its name
+    def __init__(  # noqa: PLR0913 - what an app can be told
         self,
         name: str,
         *,
@@ -86,11 +90,12 @@ class AsyncQ(TaskRegistry):
         breaker: CircuitBreaker | None = DEFAULT_BREAKER,
         queues: Mapping[str, QueueOptions] | None = None,
         schedules: Mapping[str, Any] | None = None,
+        results: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, include, self)
         url = broker if isinstance(broker, str) else None
-        self.settings = load_settings(**({"broker_url": url} if url is not None else {}), **settings)
+        self.settings = load_settings(**({"broker_url": url} if url is not None else {}), results=results, **settings)
         self.retry_defaults = retry_defaults_of(retry, queues or {})
         self.breakers = breaker_defaults_of(breaker, queues or {})
         self.schedules = Schedules(schedules or {}, self.settings.timezone)
@@ -182,16 +187,23 @@ class AsyncQ(TaskRegistry):
 
     async def _connect(self, role: str) -> tuple[Broker, Client]:
         """Open a broker, with the queues of this app's tasks: who sends first need not wait for the first worker."""
+        recorder = recorder_of(self.settings, self._clock)
         broker = self._broker_factory(self.settings)
         await broker.open(Identity(self.name, role))
+        try:
+            await self._ensure_queues(broker)
+            if recorder is not None:
+                await recorder.open()
+        except BaseException:
+            await broker.close()
+            raise
+        return broker, Client(self.name, broker, self.settings, self._clock, recorder)
+
+    async def _ensure_queues(self, broker: Broker) -> None:
         try:
             await broker.ensure([QueueSpec(name, self.settings.delivery_limit) for name in self._queues()])
         except AccessRefused as error:
             log.warning("queues cannot be declared by this user, so they must exist", cause=str(error))
-        except BaseException:
-            await broker.close()
-            raise
-        return broker, Client(self.name, broker, self.settings, self._clock)
 
     def _queues(self) -> list[str]:
         return queues_of(self.tasks)
@@ -224,6 +236,18 @@ class AsyncQ(TaskRegistry):
         if self._broker is None or self._pid != os.getpid():
             raise NotOpen(self._not_open())
         return self._broker
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """The open way to the result store; None where the app has none. For workers and integrations."""
+        return self._open_client().recorder
+
+    @property
+    def results(self) -> TaskResults:
+        """What the result store knows of all tasks: listing, reading many, preparing, cleaning."""
+        from asyncq.task_results import TaskResults  # noqa: PLC0415 - for who needs it only
+
+        return TaskResults(lambda: self.recorder, lambda: recorder_of(self.settings, self._clock))
 
     def _open_client(self) -> Client:
         if self._client is None or self._pid != os.getpid():
@@ -308,6 +332,53 @@ class AsyncQ(TaskRegistry):
         """
         return await self._open_client().send_many(signatures)
 
+    async def cancel(self, *ids: str) -> None:
+        """Let tasks not run, or stop them where they run, by their ids. Returns when the broker has confirmed it.
+
+        What has ended, and an id that no task has, is no error. A cancelled id stays cancelled for
+        `cancellations_kept_s`: a later send, or a replay of a dead letter, with this id ends as cancelled too, unless
+        `undo_cancel` came before it.
+
+        Args:
+            *ids: Of tasks of any app in this namespace; see `ResultHandle.id`.
+
+        Raises:
+            InvalidOption: One cannot be a task's id, or cancelling is switched off, by `cancellations_kept_s=0`.
+            PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
+            BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
+        """
+        await self._open_client().canceller.cancel(ids)
+
+    async def undo_cancel(self, *ids: str) -> None:
+        """Let tasks run again that were cancelled: those that no worker has come to, and later sends of these ids.
+
+        Args:
+            *ids: Theirs.
+
+        Raises:
+            Exception: What `cancel` raises.
+        """
+        await self._open_client().canceller.undo(ids)
+
+    def handle(self, task_id: str) -> ResultHandle[Any]:
+        """Return a handle for a task that any process has sent: its status, progress and result.
+
+        Its result is not checked against a type; `task.handle(id)` returns a typed one. Without a result store only
+        what this app itself has sent, with a handle that still lives, can be asked.
+
+        Args:
+            task_id: The task's id, as `handle.id` of its sender.
+
+        Raises:
+            NotOpen: The app was not entered.
+            InvalidOption: That is no id.
+        """
+        return self.handle_of(task_id, None, from_json)
+
+    def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
+        """Return a handle; what `Task.handle` calls."""
+        return self._open_client().handle_of(checked_id(task_id), task, decode)
+
     def signature(
         self,
         task: str | Signature[Any],
@@ -334,6 +405,7 @@ class AsyncQ(TaskRegistry):
             queue=known.queue if known is not None else (task.rpartition(".")[0] or self.name),
             reply=known.reply if known is not None else True,
             decode=known.results.decode if known is not None else from_json,
+            keeping=known.keeping if known is not None else KEEP_EVERYTHING,
             sending=Sending.of(options),
         )
 
@@ -406,7 +478,9 @@ class AsyncQ(TaskRegistry):
 
         if queue != f"{self.settings.namespace}.unroutable":
             check_queue_name(queue)
-        return DeadLetterQueue(queue, self.broker, self._clock, self._check_body, self.settings.publish_timeout_s)
+        return DeadLetterQueue(
+            queue, self.broker, self._clock, self._check_body, self.settings.publish_timeout_s, self.recorder
+        )
 
     def _check_body(self, task: str, body: bytes) -> None:
         known = self.tasks.get(task)

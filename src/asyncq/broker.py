@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from asyncq.errors import PublishError
 from asyncq.history import FailedAttempt
+from asyncq.journal import Journal
 from asyncq.message import Message
 from asyncq.outcome import Failure
 
@@ -208,6 +209,15 @@ class Broker(Protocol):
 
     def dead_letters(self, queue: str) -> DeadLetters:
         """Return the dead letters of a task queue."""
+        ...
+
+    def journal(self, name: str, *, keep_s: float) -> Journal:
+        """Return a journal of this namespace.
+
+        Args:
+            name: What it is about: `cancellations`.
+            keep_s: How long its entries are kept at least, in seconds.
+        """
         ...
 
 

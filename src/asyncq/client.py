@@ -10,13 +10,14 @@ a handle for them lives, so replies that nobody claims take no memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
+from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import current_context
 from asyncq.errors import (
@@ -31,8 +32,10 @@ from asyncq.errors import (
 )
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id, root_id_of
+from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
-from asyncq.results import PendingReply, ResultHandle
+from asyncq.recording import Recorder, sent_update
+from asyncq.results import ResultHandle
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
@@ -55,9 +58,18 @@ class Client:
         broker: An open broker.
         settings: Timeouts and names.
         clock: For timestamps, `eta` and `expires`.
+        recorder: Writes what was sent into the result store; None where there is none.
+
+    Attributes:
+        recorder: The same.
+        canceller: Cancels tasks by their ids.
     """
 
-    def __init__(self, app: str, broker: Broker, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
+    ) -> None:
+        self.recorder = recorder
+        self.canceller = Canceller(broker, settings, clock)
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -79,6 +91,8 @@ class Client:
             await asyncio.gather(reader, return_exceptions=True)
         self._mailbox = None
         self._lose(ReplyLost("The app was closed, and its reply queue with it."))
+        if self.recorder is not None:
+            await self.recorder.close()
 
     async def send_signature(self, signature: Signature[R]) -> ResultHandle[R]:
         """Publish the signature, and return once the broker has confirmed it.
@@ -89,12 +103,7 @@ class Client:
             PublishError: One of its other subclasses says what happened, and whether sending again is safe.
         """
         publication, handle = await self._prepare(signature)
-        await self._broker.publish(
-            publication.message,
-            publication.to,
-            delay=publication.delay,
-            timeout_s=self._settings.publish_timeout_s,
-        )
+        await self._publish(signature, publication)
         return handle
 
     async def call_signature(self, signature: Signature[R]) -> R:
@@ -107,12 +116,7 @@ class Client:
             PublishError: As `send_signature`.
         """
         publication, handle = await self._prepare(signature, reply=True)
-        await self._broker.publish(
-            publication.message,
-            publication.to,
-            delay=publication.delay,
-            timeout_s=self._settings.publish_timeout_s,
-        )
+        await self._publish(signature, publication)
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
@@ -160,7 +164,55 @@ class Client:
         errors = await self._broker.publish_many(
             [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
         )
+        sent = [
+            (signature, publication.message)
+            for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
+            if error is None
+        ]
+        await self._note(sent)
         return [handle if error is None else error for (_, handle), error in zip(prepared, errors, strict=True)]
+
+    async def _publish(self, signature: Signature[Any], publication: Publication) -> None:
+        await self._broker.publish(
+            publication.message,
+            publication.to,
+            delay=publication.delay,
+            timeout_s=self._settings.publish_timeout_s,
+        )
+        await self._note([(signature, publication.message)])
+
+    async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
+        """Write into the result store that the broker has these: only now is it known."""
+        if self.recorder is None:
+            return
+        now_ms = self._clock.now_ms()
+        updates = [
+            sent_update(message, signature.sending.queue or signature.queue, keeping, now_ms)
+            for signature, message in sent
+            if (keeping := signature.sending.keeping.over(signature.keeping)).states
+        ]
+        if updates:
+            await self.recorder.note(updates)
+
+    def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
+        """Return a handle for a task that anybody has sent.
+
+        Args:
+            task_id: Its id.
+            task: Its name, where another one's id is to be refused.
+            decode: Reads the result's JSON.
+        """
+        # The store knows more than the first reply: a dead letter may have been sent back since, and lives again.
+        pending = self._pending.get(task_id) if self.recorder is None else None
+        return ResultHandle(
+            task_id,
+            pending,
+            decode,
+            self.recorder,
+            task,
+            is_sent=False,
+            cancel=lambda: self.canceller.cancel([task_id]),
+        )
 
     # --- messages
 
@@ -179,7 +231,7 @@ class Client:
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
         delay_s, expires_ms = sending.times_at(now_ms)
-        headers: dict[str, HeaderValue] = {**sending.headers, **_lineage()}
+        headers: dict[str, HeaderValue] = {**sending.headers, **sending.keeping.headers(), **_lineage()}
         if delay_s > 0:
             due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
             delay_s, staged = first_leg(delay_s, due_ms)
@@ -206,11 +258,19 @@ class Client:
         publication = Publication(
             message, Exchange(self._tasks_exchange, queue), Delay(delay_s) if delay_s > 0 else None
         )
-        return publication, ResultHandle(task_id, pending, signature.decode)
+        due_at_ms = headers.get(DUE_AT)
+
+        async def cancel() -> None:
+            await self.canceller.cancel([task_id], due_at_ms)
+
+        return publication, ResultHandle(
+            task_id, pending, signature.decode, self.recorder, signature.name, cancel=cancel
+        )
 
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)
-        if pending is None or pending.lost is not None:  # sent again: what was lost before is lost for the old handle
+        # Sent again: what was lost before is lost for the old handle, and what came before is that one's end.
+        if pending is None or pending.lost is not None or pending.final is not None:
             pending = self._pending[task_id] = PendingReply()
         return pending
 

@@ -53,6 +53,7 @@ class TaskContext:
         attempt: The number of this attempt.
         services: The worker's.
         deadline_ms: When the time limit ends, in milliseconds since the epoch; None where there is none.
+        on_progress: Called with each progress update, before it is published.
 
     Attributes:
         message: The message that is being run.
@@ -60,16 +61,33 @@ class TaskContext:
         attempt: The number of this attempt; 1 is the first.
     """
 
-    __slots__ = ("_cancelled", "_deadline_ms", "_log", "_services", "_sync", "attempt", "message", "queue")
+    __slots__ = (
+        "_cancelled",
+        "_deadline_ms",
+        "_log",
+        "_on_progress",
+        "_services",
+        "_sync",
+        "attempt",
+        "message",
+        "queue",
+    )
 
     def __init__(
-        self, message: Message, queue: str, attempt: int, services: ContextServices, deadline_ms: int | None = None
+        self,
+        message: Message,
+        queue: str,
+        attempt: int,
+        services: ContextServices,
+        deadline_ms: int | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
     ) -> None:
         self.message = message
         self.queue = queue
         self.attempt = attempt
         self._services = services
         self._deadline_ms = deadline_ms
+        self._on_progress = on_progress
         self._cancelled = False
         self._log: FilteringBoundLogger | None = None
         self._sync: TaskSync | None = None
@@ -123,7 +141,7 @@ class TaskContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether this attempt shall stop: its time is up, the worker stops, or the broker took the delivery back.
+        """Whether this attempt shall stop: it was cancelled, its time is up, the worker stops, or its lease is lost.
 
         An `async def` task is cancelled by the loop. A thread cannot be: a `def` task that takes long asks here now
         and then, and returns or raises.
@@ -149,10 +167,11 @@ class TaskContext:
         return self._sync
 
     async def progress(self, done: float, total: float | None = None, label: str | None = None, **details: Any) -> None:
-        """Tell the sender how far this task is.
+        """Tell how far this task is: its sender, and whoever looks into the result store.
 
-        A sender that wants no reply is told nothing. Where the broker does not take the update, that is logged, and
-        the task goes on.
+        A sender that wants no reply is told nothing, and the store keeps an update every half a second
+        (`progress_interval_s` of the settings), and the last one. Where the broker does not take the update, that is
+        logged, and the task goes on.
 
         Args:
             done: How much is done.
@@ -164,6 +183,8 @@ class TaskContext:
             TypeError: A number is none, the label is no text, or a detail is no JSON value.
         """
         update = Progress(_number("done", done), _number("total", total), _text(label), _json_object(details))
+        if self._on_progress is not None:
+            self._on_progress(update)
         try:
             await self._services.publish_progress(self.message, update)
         except BrokerError as error:

@@ -38,8 +38,12 @@
     │   └── StoreSchemaMismatch        it was not prepared, or by another version of asyncq
     ├── MalformedMessage               a message that is no task message
     └── ResultError                    what a handle's `result()` can raise
-        ├── ResultTimeout              no reply in time; the task may still be running
+        ├── ResultTimeout              no result in time; the task may still be running
+        │   └── TaskNotFound           nothing is known of this id
         ├── NoReply                    the task was sent with reply=False
+        ├── NoResultStore              this app has no place where other processes' tasks could be looked up
+        ├── ResultNotKept              the task has succeeded, and its result was not to be kept
+        ├── WrongTask                  the id belongs to another task than the handle was made for
         ├── TaskFailed                 the task failed, with the remote type, message and traceback
         │   └── TaskRejected           it was not run: the message was bad, or the task said Reject
         ├── TaskCancelled
@@ -80,6 +84,7 @@ __all__ = [
     "MessageTooLarge",
     "NoContext",
     "NoReply",
+    "NoResultStore",
     "NotOpen",
     "NotSent",
     "PartlyDone",
@@ -90,6 +95,7 @@ __all__ = [
     "Refused",
     "ReplyLost",
     "ResultError",
+    "ResultNotKept",
     "ResultNotSerialisable",
     "ResultStoreError",
     "ResultTimeout",
@@ -100,6 +106,7 @@ __all__ = [
     "TaskDefinitionError",
     "TaskExpired",
     "TaskFailed",
+    "TaskNotFound",
     "TaskRejected",
     "TimeLimitExceeded",
     "TopologyMismatch",
@@ -109,6 +116,7 @@ __all__ = [
     "UsageError",
     "VirtualHostNotFound",
     "WrongLoop",
+    "WrongTask",
 ]
 
 
@@ -289,6 +297,22 @@ class ResultTimeout(ResultError, TimeoutError):
 
 class NoReply(ResultError):
     """The task was sent with `reply=False`, so no reply will come."""
+
+
+class NoResultStore(ResultError):
+    """What is asked for is kept in a result store, and this app has none."""
+
+
+class TaskNotFound(ResultTimeout):
+    """Nothing is known of a task of this id, and nothing became known in time."""
+
+
+class ResultNotKept(ResultError):
+    """The task has succeeded, and its result was not to be kept."""
+
+
+class WrongTask(ResultError):
+    """The id belongs to another task than the one that the handle was made from."""
 
 
 class TaskFailed(ResultError):

@@ -99,6 +99,16 @@ class AppSync(SyncSender):
         handles = running.bridge.run(lambda: running.client.send_many(signatures), "await app.send_many(...)")
         return [SyncHandle(running.bridge, handle) for handle in handles]
 
+    def cancel(self, *ids: str) -> None:
+        """Let these tasks not run, or stop them where they run; see `AsyncQ.cancel`."""
+        running = self._get()
+        running.bridge.run(lambda: running.client.canceller.cancel(ids), "await app.cancel(...)")
+
+    def undo_cancel(self, *ids: str) -> None:
+        """Let these tasks run again; see `AsyncQ.undo_cancel`."""
+        running = self._get()
+        running.bridge.run(lambda: running.client.canceller.undo(ids), "await app.undo_cancel(...)")
+
     @property
     def is_open(self) -> bool:
         """Whether the connections of this process are open."""

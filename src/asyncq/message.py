@@ -33,6 +33,7 @@ __all__ = [
     "RESERVED_HEADER_PREFIX",
     "ROOT_ID",
     "STAGED_UNTIL",
+    "TURN_AT",
     "UNKNOWN_SINCE",
     "HeaderValue",
     "Headers",
@@ -48,6 +49,7 @@ __all__ = [
     "new_id",
     "root_id_of",
     "staged_until_ms_of",
+    "turn_at_ms_of",
     "unknown_since_ms_of",
 ]
 
@@ -62,6 +64,7 @@ EXPIRES_AT = "asyncq-expires-at"
 FIRST_AT = "asyncq-first-at"
 HISTORY = "asyncq-history"
 STAGED_UNTIL = "asyncq-staged-until"
+TURN_AT = "asyncq-turn-at"
 ROOT_ID = "asyncq-root-id"
 PARENT_ID = "asyncq-parent-id"
 MAX_HEADERS_BYTES = 64 * 1024
@@ -198,6 +201,15 @@ def staged_until_ms_of(message: Message) -> int | None:
         MalformedMessage: The header is not a positive integer.
     """
     return _integer_header(message, STAGED_UNTIL)
+
+
+def turn_at_ms_of(message: Message) -> int | None:
+    """Return when the turn of a message is that was over its task's rate, in milliseconds since the epoch; None before.
+
+    Raises:
+        MalformedMessage: The header is not a positive integer.
+    """
+    return _integer_header(message, TURN_AT)
 
 
 def _integer_header(message: Message, name: str, remedy: str = "Leave it out: asyncq sets it itself.") -> int | None:

@@ -14,8 +14,10 @@ from asyncq.breaker import CircuitBreaker
 from asyncq.callback import Callback, CallsBack
 from asyncq.errors import InvalidOption
 from asyncq.headers import own_headers, text_size
+from asyncq.keeping import KEEP_EVERYTHING, Keep, Keeping, keeping_of_options
 from asyncq.message import LATEST_MS, HeaderValue
 from asyncq.queue_names import check_queue_name
+from asyncq.rate import Rate
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
 from asyncq.signals import seconds_of
 from asyncq.stages import LONGEST_DELAY_S
@@ -23,7 +25,7 @@ from asyncq.stages import LONGEST_DELAY_S
 if TYPE_CHECKING:  # its model is made when it is first needed
     from asyncq.failed_task import FailedTask
 
-__all__ = ["QueueOptions", "RunOptions", "SendOptions", "Sending", "TaskOptions", "retry_defaults_of"]
+__all__ = ["QueueOptions", "RunOptions", "SendOptions", "Sending", "TaskOptions", "checked_id", "retry_defaults_of"]
 
 
 class TaskOptions(TypedDict, total=False):
@@ -36,19 +38,28 @@ class TaskOptions(TypedDict, total=False):
             matches the error decides. None, or an empty list: a failure is final. Without it: the queue's policies,
             else the app's, else a failure is final.
         time_limit: How long one attempt may take, in seconds or as a `timedelta`.
+        rate: How many attempts begin in one worker process, evenly spaced: "5/s", "100/m", "1000/h", "20/d". A message
+            over it waits for its turn on the broker.
         reply: Whether senders get a result back unless they say otherwise.
         on_failure: What is sent when the task has finally failed, unless the send says otherwise: a task, or a
             function, that takes a `FailedTask` as its only argument; or a signature, whose task finds it in
             `ctx.failed`. A function becomes a task of its own, `<task>.on_failure`. Whether a task takes it is
             checked when the app opens.
+        keep: What the result store keeps, unless the send says otherwise: "result" (states, progress, result, errors),
+            "errors" (only how a task ended that did not succeed) or "nothing".
+        result_ttl: For how long after the task's end, in seconds or as a `timedelta`. Without it: `result_ttl_s` of
+            the settings.
     """
 
     name: str
     queue: str
     retry: RetryPolicy | Sequence[RetryPolicy] | None
     time_limit: float | timedelta
+    rate: str
     reply: bool
     on_failure: CallsBack | Callable[[FailedTask], object] | None
+    keep: Keep
+    result_ttl: float | timedelta
 
 
 class QueueOptions(TypedDict, total=False):
@@ -78,6 +89,8 @@ class SendOptions(TypedDict, total=False):
         timeout: How long `call` waits for the result, in seconds or as a `timedelta`.
         on_failure: What is sent when this task has finally failed, in place of what its declaration says: a task that
             takes a `FailedTask`, or a signature. None: nothing.
+        keep: What the result store keeps, in place of what the task's declaration says: "result", "errors", "nothing".
+        result_ttl: For how long after the task's end, in seconds or as a `timedelta`.
     """
 
     delay: float | timedelta
@@ -89,6 +102,8 @@ class SendOptions(TypedDict, total=False):
     reply: bool
     timeout: float | timedelta
     on_failure: CallsBack | None
+    keep: Keep
+    result_ttl: float | timedelta
 
 
 def retry_defaults_of(retry: Any, queues: Any) -> RetryDefaults:
@@ -129,6 +144,7 @@ class RunOptions:
     retry: tuple[RetryPolicy, ...] | None = None
     time_limit_s: float | None = None
     on_failure: CallsBack | None = None
+    rate: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +162,7 @@ class Sending:
     timeout_s: float | None = None
     on_failure: Callback | None = None
     says_on_failure: bool = False
+    keeping: Keeping = KEEP_EVERYTHING
 
     @classmethod
     def of(cls, options: SendOptions) -> Sending:
@@ -168,12 +185,13 @@ class Sending:
             expires_s=expires_s,
             expires_ms=expires_ms,
             queue=options.get("queue"),
-            task_id=_task_id(options.get("task_id")),
+            task_id=None if options.get("task_id") is None else checked_id(options["task_id"]),
             headers=own_headers(options.get("headers") or {}),
             reply=_reply(options.get("reply")),
             timeout_s=None if timeout is None else seconds_of(timeout, "timeout="),
             on_failure=_on_failure(options.get("on_failure")),
             says_on_failure="on_failure" in options,
+            keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "options"),
         )
         is_relative = sending.expires_s is not None and sending.delay_s is not None
         is_absolute = sending.expires_ms is not None and sending.eta_ms is not None
@@ -263,11 +281,14 @@ def _on_failure(callback: Any) -> Callback | None:
     return made
 
 
-def _task_id(task_id: Any) -> str | None:
-    if task_id is None:
-        return None
+def checked_id(task_id: Any) -> str:
+    """Return a task's id.
+
+    Raises:
+        InvalidOption: It is none.
+    """
     if not isinstance(task_id, str) or not 1 <= text_size(task_id) <= 128:
-        raise InvalidOption(f"task_id= takes a string of 1 to 128 bytes, not {task_id!r}.")
+        raise InvalidOption(f"A task's id (task_id) is a string of 1 to 128 bytes, not {task_id!r}.")
     return task_id
 
 

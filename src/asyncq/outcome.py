@@ -24,6 +24,7 @@ __all__ = [
     "Snoozed",
     "Staged",
     "Succeeded",
+    "Throttled",
 ]
 
 _MESSAGE_BYTES = 4 * 1024
@@ -118,6 +119,19 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class Throttled:
+    """The task is over its rate here: the message waits for its turn. It was not run, and no attempt is counted.
+
+    Attributes:
+        until_ms: When its turn is, in milliseconds since the epoch.
+        delay_s: Seconds until then.
+    """
+
+    until_ms: int
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The task has finally failed: `reason` says why no other attempt follows."""
 
@@ -135,7 +149,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Somebody asked for the task not to run, or to stop."""
+    """Somebody asked for the task not to run, or to stop.
+
+    Attributes:
+        attempts: How many have begun; None for the number of the present one, which has.
+    """
+
+    attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,5 +186,16 @@ class LostLease:
 
 
 Outcome = (
-    Succeeded | RetryLater | Snoozed | Deferred | Staged | Failed | Rejected | Cancelled | Expired | Drained | LostLease
+    Succeeded
+    | RetryLater
+    | Snoozed
+    | Deferred
+    | Staged
+    | Throttled
+    | Failed
+    | Rejected
+    | Cancelled
+    | Expired
+    | Drained
+    | LostLease
 )

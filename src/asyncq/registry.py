@@ -16,8 +16,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 from asyncq.callback import CallsBack
 from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
+from asyncq.keeping import keeping_of_options
 from asyncq.options import RunOptions, TaskOptions
 from asyncq.queue_names import check_app_name, check_queue_name
+from asyncq.rate import Rate
 from asyncq.retry import policies_of
 from asyncq.scripts import make_script_importable
 from asyncq.signals import seconds_of
@@ -133,7 +135,7 @@ class TaskRegistry:
         Args:
             function: The function, where the decorator is used without parentheses.
             pass_context: The function takes the `TaskContext` as its first parameter.
-            **options: See `TaskOptions`: name, queue, retry, time_limit, reply, on_failure.
+            **options: See `TaskOptions`: name, queue, retry, time_limit, reply, on_failure, keep, result_ttl.
 
         Raises:
             TaskDefinitionError: The function cannot be a task; the message names the parameter and the remedy.
@@ -176,7 +178,7 @@ class TaskRegistry:
         *,
         pass_context: bool,
     ) -> Declaration:
-        name, time_limit = options.get("name"), options.get("time_limit")
+        name, time_limit, rate = options.get("name"), options.get("time_limit"), options.get("rate")
         if name is None:
             name = f"{self.name}.{_function_name(function)}"
             _check_task_name(name)
@@ -187,9 +189,11 @@ class TaskRegistry:
             run=RunOptions(
                 retry=policies_of(options["retry"], "@task(retry=...)") if "retry" in options else None,
                 time_limit_s=None if time_limit is None else seconds_of(time_limit, "time_limit="),
+                rate=None if rate is None else Rate.of(rate, "@task(rate=...)"),
                 on_failure=self._on_failure(options.get("on_failure"), name, queue),
             ),
             reply=options.get("reply", True),
+            keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task"),
             pass_context=pass_context,
         )
 
@@ -266,6 +270,9 @@ def _check_options(options: TaskOptions) -> None:
     policies_of(options.get("retry"), "@task(retry=...)")
     if not isinstance(options.get("reply", True), bool):
         raise InvalidOption(f"@task(reply=...) takes True or False, not {options['reply']!r}.")
+    keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task")
+    if options.get("rate") is not None:
+        Rate.of(options["rate"], "@task(rate=...)")
     time_limit = options.get("time_limit")
     if time_limit is not None and seconds_of(time_limit, "time_limit=") == 0:
         raise InvalidOption("@task(time_limit=...) must be more than zero.")

@@ -1,4 +1,4 @@
-"""What a sender gets back: a handle, progress, and the result.
+"""A sent task, seen from outside: a handle, its progress, and the result.
 
 Invariant: a handle never guesses. It returns the task's own result, raises the task's own failure, or says that
 it does not know.
@@ -7,114 +7,63 @@ it does not know.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from asyncq.errors import (
-    InvalidResult,
     NoReply,
+    NoResultStore,
+    NotOpen,
     ReplyLost,
+    ResultError,
     ResultTimeout,
-    TaskCancelled,
-    TaskExpired,
-    TaskFailed,
-    TaskRejected,
+    TaskNotFound,
 )
-from asyncq.message import Message, ReplyType
+from asyncq.pending_reply import PendingReply, outcome_of_reply, status_of_reply
+from asyncq.recording import Recorder
 from asyncq.signals import seconds_of
-from asyncq.status import Progress
+from asyncq.status import Progress, TaskState, TaskStatus
+from asyncq.stored_result import check_task, outcome_of
 
-__all__ = ["PendingReply", "Progress", "ResultHandle", "on_wait"]
+__all__ = ["Progress", "ResultHandle", "gather_results"]
 
 R = TypeVar("R")
 
-_MAX_KEPT_UPDATES = 256
-# What reading a foreign body may raise; the third one comes from JSON that is nested some thousand deep.
-_UNREADABLE = (ValueError, TypeError, RecursionError, KeyError, AttributeError)
-
-on_wait: ContextVar[Callable[[asyncio.Future[None]], object] | None] = ContextVar("asyncq_on_wait", default=None)
-"""Called with what each wait for a reply waits for, in the waiting code's own context. For tests that move the time:
-they have to know which tasks do nothing but wait for another one's end."""
-
-
-class PendingReply:
-    """What has arrived for one task id. The client fills it; handles read it.
-
-    Only the latest updates are kept (256), so that a handle that nobody reads stays small.
-    """
-
-    __slots__ = ("__weakref__", "_final", "_updates", "_updates_seen", "_waiters", "lost")
-
-    def __init__(self) -> None:
-        self._final: Message | None = None
-        self._updates: deque[Progress] = deque(maxlen=_MAX_KEPT_UPDATES)
-        self._updates_seen = 0
-        self._waiters: list[asyncio.Future[None]] = []
-        self.lost: ReplyLost | None = None
-
-    def feed(self, message: Message) -> None:
-        """Take a reply. The first final one counts: a redelivered task may answer twice."""
-        if message.type == ReplyType.PROGRESS:
-            update = _progress(message.body)
-            if update is not None:
-                self._updates.append(update)
-                self._updates_seen += 1
-        elif self._final is None:
-            self._final = message
-        self._wake()
-
-    def lose(self, error: ReplyLost) -> None:
-        """Note that the reply queue is gone. A reply that is here already stays."""
-        if self._final is None:
-            self.lost = error
-            self._wake()
-
-    @property
-    def final(self) -> Message | None:
-        """The final reply, once it is here."""
-        return self._final
-
-    def updates_after(self, seen: int) -> tuple[list[Progress], int]:
-        """Return the updates that came after the first `seen` ones and are still kept, and how many there were."""
-        fresh = min(self._updates_seen - seen, len(self._updates))
-        return (list(self._updates)[-fresh:] if fresh else []), self._updates_seen
-
-    async def changed(self) -> None:
-        """Wait for the next thing that arrives."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        if (tell := on_wait.get()) is not None:
-            tell(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+_WAITED_FOR_AT_ONCE = 100
 
 
 class ResultHandle(Generic[R]):
-    """The sender's end of one sent task.
+    """One sent task, seen from outside.
+
+    Its sender sees it through the reply queue, any process through the app's result store. `send()` makes handles,
+    and so do `app.handle(id)` and `task.handle(id)`.
 
     Attributes:
         id: The task's id: the same for every attempt.
     """
 
-    __slots__ = ("__weakref__", "_decode", "_pending", "id")
+    __slots__ = ("__weakref__", "_cancel", "_decode", "_is_sent", "_pending", "_recorder", "_task", "id")
 
-    def __init__(self, id: str, pending: PendingReply | None, decode: Callable[[bytes], R]) -> None:  # noqa: A002 - the public name
+    def __init__(  # noqa: PLR0913 - the client makes handles, and nobody else
+        self,
+        id: str,  # noqa: A002 - the public name
+        pending: PendingReply | None,
+        decode: Callable[[bytes], R],
+        recorder: Recorder | None = None,
+        task: str | None = None,
+        *,
+        is_sent: bool = True,
+        cancel: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self.id = id
         self._pending = pending
         self._decode = decode
+        self._recorder = recorder
+        self._task = task
+        self._is_sent = is_sent
+        self._cancel = cancel
 
     def __repr__(self) -> str:
         return f"ResultHandle({self.id!r})"
@@ -128,34 +77,114 @@ class ResultHandle(Generic[R]):
         Raises:
             TaskFailed: The task has finally failed.
             TaskRejected: It was never run, or rejected its message.
+            TaskCancelled: It was cancelled.
             TaskExpired: Its `expires=` was over before it could run, or run again.
-            ResultTimeout: Nothing came in time. The task goes on; calling again goes on waiting.
-            NoReply: The task was sent with `reply=False`.
-            ReplyLost: The reply queue was lost. The task itself is not affected.
-            InvalidResult: The reply does not fit the declared return type.
+            ResultTimeout: It has not ended in time; as `TaskNotFound` where the result store knows nothing of it.
+            ReplyLost: The reply queue was lost, and there is no result store.
+            NoReply: The task was sent with `reply=False`, and there is no result store.
+            NoResultStore: Another process has sent it, and there is no result store.
+            ResultNotKept: It has succeeded, and its result was not to be kept.
+            InvalidResult: The result does not fit the declared return type.
+            WrongTask: The id belongs to another task.
         """
-        pending = self._pending_or_raise()
         timeout_s = None if timeout is None else seconds_of(timeout, "result(timeout=...)")
+        seen: list[TaskStatus] = []
         try:
             async with asyncio.timeout(timeout_s):
-                while pending.final is None and pending.lost is None:
-                    await pending.changed()
+                if self._pending is not None:
+                    await self._pending.end()
+                    if self._pending.final is not None:
+                        return outcome_of_reply(self.id, self._pending.final, self._decode)
+                    if self._recorder is None:
+                        raise self._pending.lost or ReplyLost(f"The reply queue of task {self.id} was lost.")
+                return await self._stored_result(seen)
         except TimeoutError:
-            raise ResultTimeout(
-                f"No result of task {self.id} within {timeout_s:g} s. It may still be waiting in its queue or running; "
-                "call result() again to go on waiting."
-            ) from None
-        if pending.final is not None:
-            return self._read(pending.final)
-        raise pending.lost or ReplyLost(f"The reply queue was lost while task {self.id} was waited for.")
+            raise await self._in_vain(timeout_s, seen) from None
+
+    async def status(self) -> TaskStatus:
+        """Return what is known of the task at this moment.
+
+        With a result store that is what the store says. Without one, its sender knows what the replies have told.
+        A task that nothing is known of is UNKNOWN, which is not the same as queued.
+
+        Raises:
+            NoReply, NoResultStore: There is neither a reply queue for it here nor a result store.
+            StoreUnavailable: The result store cannot be reached.
+            WrongTask: The id belongs to another task.
+        """
+        if self._recorder is None:
+            return self._replied_status()
+        status = (await self._recorder.read([self.id]))[0]
+        check_task(status, self._task)
+        return status
+
+    async def statuses(self) -> AsyncIterator[TaskStatus]:
+        """Iterate the task's statuses as they change, beginning with the present one, up to its end.
+
+        With a result store, through it; else through the reply queue, until that is lost.
+
+        Raises:
+            NoReply, NoResultStore: There is neither a reply queue for it here nor a result store.
+            WrongTask: The id belongs to another task.
+        """
+        if self._recorder is not None:
+            async for status in self._recorder.watch(self.id):
+                check_task(status, self._task)
+                yield status
+            return
+        last = None
+        while True:
+            status = self._replied_status()
+            if status != last:
+                last = status
+                yield status
+                continue  # whoever took it may have let time pass
+            pending = self._pending
+            if pending is None or pending.final is not None or pending.lost is not None:
+                return
+            await pending.changed()
+
+    async def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs. Returns when the broker has confirmed it to be cancelled.
+
+        A running `async def` task is cancelled within a second; a `def` task sees `ctx.cancelled`. One that waits in
+        its queue, for its delay or for a retry does not run any more. `result()` then raises `TaskCancelled`, as soon
+        as a worker has come to the task; or returns the result, where the task was faster.
+
+        Returns:
+            False where the task has ended, as this handle knows already: nothing was asked for then.
+
+        Raises:
+            InvalidOption: Cancelling is switched off, by `cancellations_kept_s=0`.
+            PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
+            BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
+        """
+        if self._cancel is None:
+            raise NotOpen(f"The handle of task {self.id} belongs to no open app. Use `await app.cancel(id)`.")
+        if self._pending is not None and self._pending.final is not None:
+            return False
+        await self._cancel()
+        return True
 
     async def updates(self) -> AsyncIterator[Progress]:
         """Iterate the task's progress, as it comes, until the task ends or the reply queue is lost.
 
+        For the sender through the reply queue; for others through the result store, which does not keep every step.
+
         Raises:
-            NoReply: The task was sent with `reply=False`.
+            NoReply: The task was sent with `reply=False`, and there is no result store.
+            NoResultStore: Another process has sent it, and there is no result store.
+            WrongTask: The id belongs to another task.
         """
-        pending = self._pending_or_raise()
+        if self._pending is None:
+            last = None
+            async for status in self._recorder_or_raise().watch(self.id):
+                check_task(status, self._task)
+                if status.progress is not None and status.progress != last:
+                    last = status.progress
+                    yield last
+            return
+        pending = self._pending
         seen = 0
         while True:
             fresh, seen = pending.updates_after(seen)
@@ -167,52 +196,107 @@ class ResultHandle(Generic[R]):
                 return
             await pending.changed()
 
-    def _pending_or_raise(self) -> PendingReply:
-        if self._pending is None:
-            raise NoReply(
-                f"Task {self.id} was sent with reply=False, so no result comes back. Send it with reply=True."
+    async def _stored_result(self, seen: list[TaskStatus]) -> R:
+        """Return the result once the store has it.
+
+        Args:
+            seen: Takes what was seen meanwhile.
+        """
+        async for status in self._recorder_or_raise().watch(self.id):
+            check_task(status, self._task)
+            seen[:] = [status]
+            if status.state.final:
+                return outcome_of(status, self._decode)
+        raise ReplyLost(f"The result store ended while task {self.id} was waited for: the app was closed.")
+
+    def _recorder_or_raise(self) -> Recorder:
+        if self._recorder is None:
+            raise self._nothing_to_ask()
+        return self._recorder
+
+    def _nothing_to_ask(self) -> NoReply | NoResultStore:
+        if self._is_sent:
+            return NoReply(
+                f"Task {self.id} was sent with reply=False, so no result comes back. Send it with reply=True, or give "
+                "the app a result store."
             )
-        return self._pending
+        return NoResultStore(
+            f"Nothing can be asked about task {self.id} here: this app has no result store. Set ASYNCQ_RESULTS, for "
+            "example to sqlite:///results.db, in this process and in the workers; or AsyncQ(results=...)."
+        )
 
-    def _read(self, reply: Message) -> R:
-        if reply.type == ReplyType.SUCCEEDED:
+    async def _in_vain(self, timeout_s: float | None, seen: Sequence[TaskStatus]) -> ResultTimeout:
+        """Return the error for a wait that was too short, with what is known."""
+        begin = f"No result of task {self.id} within {timeout_s:g} s."
+        if self._recorder is None or self._pending is not None:
+            return ResultTimeout(
+                f"{begin} It may still be waiting in its queue or running; call result() again to go on waiting."
+            )
+        if not seen:
+            return TaskNotFound(
+                f"{begin} The result store {self._recorder.shown} knows nothing of it: the id may be wrong, the task "
+                "sent without this store and not begun yet, kept with keep='nothing', or forgotten after its "
+                "result_ttl."
+            )
+        return ResultTimeout(f"{begin} It is {seen[0].state}; call result() again to go on waiting.")
+
+    def _replied_status(self) -> TaskStatus:
+        """Return what the replies have told."""
+        pending = self._pending
+        if pending is None:
+            raise self._nothing_to_ask()
+        if pending.final is not None:
+            return replace(status_of_reply(self.id, pending.final), task=self._task, progress=pending.latest)
+        state = TaskState.UNKNOWN if pending.latest is None else TaskState.STARTED
+        return TaskStatus(self.id, state, task=self._task, progress=pending.latest)
+
+
+@overload
+async def gather_results(
+    handles: Iterable[ResultHandle[R]],
+    timeout: float | timedelta | None = None,
+    *,
+    return_errors: Literal[False] = False,
+) -> list[R]: ...
+@overload
+async def gather_results(
+    handles: Iterable[ResultHandle[R]], timeout: float | timedelta | None = None, *, return_errors: Literal[True]
+) -> list[R | ResultError]: ...
+async def gather_results(
+    handles: Iterable[ResultHandle[Any]],
+    timeout: float | timedelta | None = None,
+    *,
+    return_errors: bool = False,
+) -> list[Any]:
+    """Wait for many tasks and return their results, in order.
+
+    Args:
+        handles: Their handles.
+        timeout: How long to wait for all of them together, in seconds or as a `timedelta`. None waits for ever.
+        return_errors: Put a task's error in the place of its result, in place of raising the first one.
+
+    Raises:
+        ResultError: The first failure that is met, as `ResultHandle.result` raises it; the others go on.
+        ResultTimeout: They have not all ended in time.
+    """
+    timeout_s = None if timeout is None else seconds_of(timeout, "gather_results(timeout=...)")
+    deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+    places = asyncio.Semaphore(_WAITED_FOR_AT_ONCE)
+
+    async def one(handle: ResultHandle[Any]) -> Any:
+        async with places:
+            left_s = None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())
             try:
-                return self._decode(reply.body)
-            except ValueError as error:
-                raise InvalidResult(
-                    f"The result of task {self.id} does not fit the return type that its task declares here: {error}"
-                ) from error
-        if reply.type == ReplyType.CANCELLED:
-            raise TaskCancelled(f"Task {self.id} was cancelled.")
-        if reply.type == ReplyType.EXPIRED:
-            raise _expired(self.id, reply.body)
-        kind = TaskRejected if reply.type == ReplyType.REJECTED else TaskFailed
-        raise kind(self.id, *_error(reply.body))
+                return await handle.result(left_s)
+            except ResultError as error:
+                if not return_errors:
+                    raise
+                return error
 
-
-def _progress(body: bytes) -> Progress | None:
+    waits = [asyncio.ensure_future(one(handle)) for handle in handles]
     try:
-        value = json.loads(body)
-        return Progress(value["done"], value.get("total"), value.get("label"), value.get("details") or {})
-    except _UNREADABLE:
-        return None  # progress is a courtesy: a broken one must not hide the result
-
-
-def _expired(task_id: str, body: bytes) -> TaskExpired | InvalidResult:
-    try:
-        value = json.loads(body)
-        expires, met = (datetime.fromtimestamp(value[name] / 1000, UTC) for name in ("expires_at", "met_at"))
-        error = value.get("error")
-        return TaskExpired(task_id, expires, met, None if error is None else f"{error['type']}: {error['message']}")
-    except (*_UNREADABLE, OverflowError, OSError) as cause:
-        invalid = InvalidResult(f"Task {task_id} has expired, but its reply does not say when: {cause!r}")
-        invalid.__cause__ = cause
-        return invalid
-
-
-def _error(body: bytes) -> tuple[str, str, str]:
-    try:
-        value = json.loads(body)
-        return str(value["type"]), str(value.get("message", "")), str(value.get("traceback", ""))
-    except _UNREADABLE:
-        return "unknown", body[:1000].decode(errors="replace"), ""
+        return await asyncio.gather(*waits)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)

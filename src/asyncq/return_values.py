@@ -52,6 +52,16 @@ class Results(Generic[R]):
             results._build()
         return results
 
+    @property
+    def annotation(self) -> Any:
+        """The type itself; `Any` where none was declared.
+
+        Raises:
+            TaskDefinitionError: As `resolve`.
+        """
+        self.resolve()
+        return self._annotation
+
     def resolve(self) -> Codec:
         """Resolve what could not be resolved at declaration.
 
@@ -104,5 +114,6 @@ class Results(Generic[R]):
         what = f"the return value of task {self._task!r}"
         refuse_secrets(annotation, what)
         self._codec = codec_for(annotation, what)
+        self._annotation = annotation
         self._local_names = None
         return self._codec

@@ -37,6 +37,15 @@ class Settings(BaseSettings):
         delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
             and without a reply: the backstop. It is an argument of the queues.
         timezone: The time zone of a `Cron` that names none, by its IANA name, such as `Europe/Berlin`.
+        cancellations_kept_s: How long a cancelled task is remembered, in seconds: it must be longer than any delay, or
+            the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, for brokers
+            without streams.
+        results: The result store, where any process can read states, progress and results: `sqlite:///results.db`,
+            `postgresql://user:password@host/database`, `redis://host:6379/0`, `memory://` (this process only), or
+            `none`. All processes of an app need the same one.
+        result_ttl_s: How long the store keeps a task after its end, in seconds.
+        results_timeout_s: How long one call to the store may take, in seconds.
+        progress_interval_s: How much time is between two progress updates of a task that go into the store, in seconds.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
     """
 
@@ -57,6 +66,11 @@ class Settings(BaseSettings):
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
     timezone: str = "UTC"
+    cancellations_kept_s: float = Field(default=7 * 86400.0, ge=0, le=400 * 86400)
+    results: str = "none"
+    result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    results_timeout_s: float = Field(default=10.0, gt=0)
+    progress_interval_s: float = Field(default=0.5, ge=0)
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)
 
 

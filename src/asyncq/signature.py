@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar, Unpack
 
 from asyncq.callback import DEEPEST, Callback
 from asyncq.errors import InvalidOption
+from asyncq.keeping import KEEP_EVERYTHING, Keeping
 from asyncq.options import Sending, SendOptions
 from asyncq.results import ResultHandle
 
@@ -31,6 +32,7 @@ class Signature(Generic[R_co]):
         reply: Whether a result comes back unless `sending` says otherwise.
         decode: Reads the result's JSON into the declared return type.
         sending: The options of this send.
+        keeping: What the result store keeps unless `sending` says otherwise.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Signature(Generic[R_co]):
     reply: bool
     decode: Callable[[bytes], R_co] = field(compare=False, repr=False)
     sending: Sending = field(default_factory=Sending)
+    keeping: Keeping = KEEP_EVERYTHING
 
     def options(self, **options: Unpack[SendOptions]) -> Signature[R_co]:
         """Return the same signature with other options; those given before are replaced as a whole.
@@ -94,4 +97,8 @@ class Sender(Protocol):
 
     async def call_signature(self, signature: Signature[R]) -> R:
         """Publish the signature and wait for its result."""
+        ...
+
+    def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
+        """Return a handle for a task that anybody has sent."""
         ...

@@ -93,12 +93,15 @@ class TaskStatus:
         error: What went wrong: of a final failure, or of the attempt before the one that follows.
         queued_at: When it was sent.
         due_at: When it may start at the earliest, where it was sent with a delay.
+        not_after: From when on no attempt may begin: the `expires=` of its send.
         started_at: When its latest attempt began.
         retry_at: When its next attempt begins.
         finished_at: When it ended.
         updated_at: When the update that counts was made, by the clock of who made it.
         parent_id: The task that has sent it.
         root_id: The task at the beginning of it all.
+        reason: Why it has failed for good, in a few words: `attempts exhausted`.
+        rejected: Whether it was not run for what its message is, or has rejected that.
         expires_at: When this record may be forgotten.
     """
 
@@ -113,12 +116,15 @@ class TaskStatus:
     error: Failure | None = None
     queued_at: datetime | None = None
     due_at: datetime | None = None
+    not_after: datetime | None = None
     started_at: datetime | None = None
     retry_at: datetime | None = None
     finished_at: datetime | None = None
     updated_at: datetime | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    reason: str | None = None
+    rejected: bool = False
     expires_at: datetime | None = None
 
 
@@ -142,10 +148,13 @@ class StatusUpdate:
         error: What went wrong.
         queued_at: When it was sent; for QUEUED and SCHEDULED that is `at`, unless set.
         due_at: When it may start at the earliest.
+        not_after: From when on no attempt may begin.
         started_at: When this attempt began; for STARTED that is `at`, unless set.
         retry_at: When the next attempt begins.
         parent_id: The task that has sent it.
         root_id: The task at the beginning of it all.
+        reason: Why it has failed for good.
+        rejected: Whether it was not run for what its message is, or has rejected that.
         ttl_s: How long the record is kept after its end, in seconds; None for the store's own time.
         anew: Forget what was there, as for a dead letter that is replayed. Only for QUEUED and SCHEDULED.
 
@@ -165,10 +174,13 @@ class StatusUpdate:
     error: Failure | None = None
     queued_at: datetime | None = None
     due_at: datetime | None = None
+    not_after: datetime | None = None
     started_at: datetime | None = None
     retry_at: datetime | None = None
     parent_id: str | None = None
     root_id: str | None = None
+    reason: str | None = None
+    rejected: bool = False
     ttl_s: float | None = None
     anew: bool = False
 
@@ -180,40 +192,47 @@ class StatusUpdate:
             raise ValueError(f"The attempt of a task that is {self.state} cannot be {self.attempt}.")
         if self.anew and not before_start:
             raise ValueError(f"A task begins anew as queued or scheduled, not as {self.state}.")
-        for name in ("at", "queued_at", "due_at", "started_at", "retry_at"):
+        for name in ("at", "queued_at", "due_at", "not_after", "started_at", "retry_at"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} needs a time zone: datetime.now(UTC), not {moment!r}.")
 
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the record may be forgotten; None for never.
+    def expires_at(self, store_ttl_s: float | None = None) -> datetime | None:
+        """Return when the record may be forgotten; None for never.
 
         What has not ended is kept for a week at least after its last change, or after the time that it waits for:
         a time to live of a minute means the result, not a task that runs for an hour.
+
+        Args:
+            store_ttl_s: The store's own time, in seconds; None for ever.
         """
-        if self.ttl_s is None:
+        ttl_s = store_ttl_s if self.ttl_s is None else self.ttl_s
+        if ttl_s is None:
             return None
-        if self.state.final:
-            return self.at + timedelta(seconds=self.ttl_s)
+        if self.state in _FINAL:
+            return self.at + timedelta(seconds=ttl_s)
         latest = max(moment for moment in (self.at, self.due_at, self.retry_at) if moment is not None)
-        return latest + timedelta(seconds=max(self.ttl_s, _UNENDED_KEPT_S))
+        return latest + timedelta(seconds=max(ttl_s, _UNENDED_KEPT_S))
 
 
-def merge(stored: TaskStatus | None, update: StatusUpdate) -> TaskStatus:
+_NOTHING = TaskStatus("")
+
+
+def merge(stored: TaskStatus | None, update: StatusUpdate, store_ttl_s: float | None = None) -> TaskStatus:
     """Return what holds after an update.
 
     Args:
         stored: What was known; None for nothing.
         update: What has happened, not necessarily after that.
+        store_ttl_s: How long the store keeps what says nothing of it, in seconds; None for ever.
     """
     if stored is None or stored.state is TaskState.UNKNOWN:
-        return _status_of(update)
+        return _status_of(update, store_ttl_s)
     if update.anew:
-        return _filled(_status_of(update), replace(stored, queued_at=None, due_at=None))
+        return _status_of(update, store_ttl_s, replace(stored, queued_at=None, due_at=None, not_after=None))
     if _counts_more(update, stored):
-        return _filled(_status_of(update), stored)
-    return _filled(stored, _status_of(update))
+        return _status_of(update, store_ttl_s, stored)
+    return _filled(stored, _status_of(update, store_ttl_s))
 
 
 def _counts_more(update: StatusUpdate, stored: TaskStatus) -> bool:
@@ -228,26 +247,32 @@ def _counts_more(update: StatusUpdate, stored: TaskStatus) -> bool:
     return (update.at, _RANK[update.state]) > (stored.updated_at, _RANK[stored.state])
 
 
-def _status_of(update: StatusUpdate) -> TaskStatus:
+def _status_of(update: StatusUpdate, store_ttl_s: float | None, before: TaskStatus | None = None) -> TaskStatus:
+    """Return what an update says, with the facts of its birth that only the status before it knows."""
+    state, at = update.state, update.at
+    known = _NOTHING if before is None else before
     return TaskStatus(
         id=update.id,
-        state=update.state,
-        task=update.task,
-        queue=update.queue,
+        state=state,
+        task=update.task or known.task,
+        queue=update.queue or known.queue,
         attempt=update.attempt,
         worker=update.worker,
         progress=update.progress,
         result=update.result,
         error=update.error,
-        queued_at=update.queued_at or (update.at if update.state in _BEFORE_START else None),
-        due_at=update.due_at,
-        started_at=update.started_at or (update.at if update.state is TaskState.STARTED else None),
+        queued_at=_earlier(update.queued_at or (at if state in _BEFORE_START else None), known.queued_at),
+        due_at=_earlier(update.due_at, known.due_at),
+        not_after=update.not_after or known.not_after,
+        started_at=update.started_at or (at if state is TaskState.STARTED else None),
         retry_at=update.retry_at,
-        finished_at=update.at if update.state.final else None,
-        updated_at=update.at,
-        parent_id=update.parent_id,
-        root_id=update.root_id,
-        expires_at=update.expires_at,
+        finished_at=at if state in _FINAL else None,
+        updated_at=at,
+        parent_id=update.parent_id or known.parent_id,
+        root_id=update.root_id or known.root_id,
+        reason=update.reason,
+        rejected=update.rejected,
+        expires_at=update.expires_at(store_ttl_s),
     )
 
 
@@ -259,6 +284,7 @@ def _filled(status: TaskStatus, other: TaskStatus) -> TaskStatus:
         queue=status.queue or other.queue,
         queued_at=_earlier(status.queued_at, other.queued_at),
         due_at=_earlier(status.due_at, other.due_at),
+        not_after=status.not_after or other.not_after,
         parent_id=status.parent_id or other.parent_id,
         root_id=status.root_id or other.root_id,
     )

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+from pydantic_core import from_json
 
 from asyncq.errors import BlockingCall, NotOpen
+from asyncq.options import checked_id
 from asyncq.results import Progress, ResultHandle
 from asyncq.signature import Sender, Signature
+from asyncq.status import TaskStatus
 
 __all__ = ["LoopBridge", "SyncHandle", "SyncSender", "TaskSync"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 _ENDED = "The event loop of this app has ended, so nothing can be sent by it any more."
 
@@ -114,15 +119,41 @@ class SyncHandle(Generic[R]):
         """
         return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
 
+    def cancel(self) -> bool:
+        """Let the task not run, or stop it where it runs; see `ResultHandle.cancel`."""
+        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
+
+    def status(self) -> TaskStatus:
+        """Return what is known of the task at this moment; raises what `ResultHandle.status` raises."""
+        return self._bridge.run(self._handle.status, "await handle.status()")
+
     def updates(self) -> Iterator[Progress]:
-        """Iterate the task's progress until it ends."""
-        updates = self._handle.updates()
+        """Iterate the task's progress until it ends; see `ResultHandle.updates`."""
+        return self._iterate(self._handle.updates(), "async for update in handle.updates()")
 
-        async def following() -> Progress | None:
-            return await anext(updates, None)
+    def statuses(self) -> Iterator[TaskStatus]:
+        """Iterate the task's statuses as they change, up to its end; see `ResultHandle.statuses`."""
+        return self._iterate(self._handle.statuses(), "async for status in handle.statuses()")
 
-        while (update := self._bridge.run(following, "async for update in handle.updates()")) is not None:
-            yield update
+    def _iterate(self, items: AsyncIterator[T], instead: str) -> Iterator[T]:
+        async def following() -> T | None:
+            return await anext(items, None)
+
+        while (item := self._bridge.run(following, instead)) is not None:
+            yield item
+
+
+class _Decodes(Protocol[R_co]):
+    def decode(self, body: bytes) -> R_co: ...
+
+
+class _Named(Protocol[R_co]):
+    """A task, as far as a handle of one needs it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def results(self) -> _Decodes[R_co]: ...
 
 
 class SyncSender:
@@ -142,6 +173,26 @@ class SyncSender:
         """Publish the signature and wait for its result; raises what `Task.call` raises."""
         LoopBridge.refuse_in_loop("await task.call(...)")
         return self._bridge().run(lambda: self._sender().call_signature(signature), "await task.call(...)")
+
+    @overload
+    def handle(self, task_id: str) -> SyncHandle[Any]: ...
+    @overload
+    def handle(self, task_id: str, task: _Named[R]) -> SyncHandle[R]: ...
+    def handle(self, task_id: str, task: _Named[Any] | None = None) -> SyncHandle[Any]:
+        """Return a handle for a task that any process has sent; see `AsyncQ.handle`.
+
+        Args:
+            task_id: The task's id.
+            task: Which task it is, for a result of its type.
+        """
+        bridge, sender, known_id = self._bridge(), self._sender(), checked_id(task_id)
+
+        async def made() -> ResultHandle[Any]:
+            if task is None:
+                return sender.handle_of(known_id, None, from_json)
+            return sender.handle_of(known_id, task.name, task.results.decode)
+
+        return SyncHandle(bridge, bridge.run(made, "app.handle(id)"))
 
     def result(self, handle: ResultHandle[R] | SyncHandle[R], timeout: float | timedelta | None = None) -> R:
         """Wait for the result of a handle that this app has made.

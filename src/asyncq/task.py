@@ -17,6 +17,7 @@ from asyncq.arguments import Arguments
 from asyncq.callback import Callback
 from asyncq.context import TaskContext
 from asyncq.errors import InvalidOption, TaskDefinitionError
+from asyncq.keeping import KEEP_EVERYTHING, Keeping
 from asyncq.options import RunOptions, Sending, SendOptions
 from asyncq.results import ResultHandle
 from asyncq.return_values import Results
@@ -50,6 +51,7 @@ class Declaration:
         run: How it runs in a worker.
         reply: Whether senders get a result back unless they say otherwise.
         pass_context: Whether the function's first parameter gets the context.
+        keeping: What the result store keeps unless a send says otherwise.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Declaration:
     run: RunOptions
     reply: bool = True
     pass_context: bool = False
+    keeping: Keeping = KEEP_EVERYTHING
 
 
 class Task(Generic[P, R]):
@@ -71,6 +74,7 @@ class Task(Generic[P, R]):
         run: How it runs in a worker.
         reply: Whether senders get a result back unless they say otherwise.
         pass_context: Whether the function's first parameter gets the context.
+        keeping: What the result store keeps unless a send says otherwise.
         is_async: Whether the function is `async def`.
         function: The function itself.
         arguments: Its parameters as JSON.
@@ -83,6 +87,7 @@ class Task(Generic[P, R]):
         self.run = declaration.run
         self.reply = declaration.reply
         self.pass_context = declaration.pass_context
+        self.keeping = declaration.keeping
         self.is_async = _is_async(function)
         self.function = function
         self.arguments = Arguments.of(function, pass_context=self.pass_context, task=self.name)
@@ -145,6 +150,18 @@ class Task(Generic[P, R]):
         """
         return await self._sender.call_signature(self._signature(args, kwargs, _DEFAULTS))
 
+    def handle(self, task_id: str) -> ResultHandle[R]:
+        """Return a handle for a task of this kind that any process has sent, typed as this one's.
+
+        Args:
+            task_id: The task's id.
+
+        Raises:
+            NotOpen: The app was not entered.
+            InvalidOption: That is no id.
+        """
+        return self._sender.handle_of(task_id, self.name, self.results.decode)
+
     def options(self, **options: Unpack[SendOptions]) -> TaskWithOptions[P, R]:
         """Return the task with options for one send: `await task.options(delay=10).send(...)`.
 
@@ -177,7 +194,7 @@ class Task(Generic[P, R]):
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending) -> Signature[R]:
         body = self.arguments.encode(args, kwargs)
-        return Signature(self.name, body, self.queue, self.reply, self.results.decode, sending)
+        return Signature(self.name, body, self.queue, self.reply, self.results.decode, sending, self.keeping)
 
 
 class TaskWithOptions(Generic[P, R]):

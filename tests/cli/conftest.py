@@ -159,7 +159,7 @@ def refusing(offline_shell, monkeypatch):
 
     Logging belongs to a process, and this one has other tests in it, so it is not configured.
     """
-    for command in ("dead_queues", "send", "worker"):
+    for command in ("dead_queues", "results", "send", "worker"):
         monkeypatch.setattr(sys.modules[f"asyncq.cli.{command}"], "configure_logging", lambda *_: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(offline_shell.folder)

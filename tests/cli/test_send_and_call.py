@@ -216,3 +216,60 @@ def test_a_setting_in_the_environment_that_cannot_be_used_exits_with_2(refusing)
     ended = refusing("send", "mail.greet", "{}", environment={"ASYNCQ_HEARTBEAT_S": "often"})
     assert ended.exit_code == 2
     assert "ASYNCQ_HEARTBEAT_S" in ended.stderr
+
+
+# --- cancel
+
+
+async def test_cancel_stops_what_runs_and_what_waits(working_shell, tmp_path):
+    """By ids, from the command line or from standard input; what runs and what is queued behind it."""
+    folder = json.dumps({"folder": str(tmp_path)})
+    ids = []
+    for _ in range(3):
+        sent = await working_shell.arun("send", "shop.slow", folder, "-q", "slow")
+        ids.append(sent.stdout.strip())
+    await eventually((tmp_path / "started").exists, 20, message="it runs")
+    cancelled = await working_shell.arun("cancel", *ids[:2], "--app", "shop:app")
+    assert (cancelled.returncode, cancelled.stdout, cancelled.stderr) == (0, "2 tasks cancelled.\n", "")
+    cancelled = await working_shell.arun("cancel", "-", stdin=f"\n {ids[2]} \nunknown\n{ids[2]}\n")
+    assert (cancelled.returncode, cancelled.stdout) == (0, "2 tasks cancelled.\n")
+    (tmp_path / "go").touch()
+    called = await working_shell.arun("call", "shop.greet", '{"name": "You"}', "-q", "mail", "--task-id", "x")
+    assert called.returncode == 0, called.stderr
+    assert not (tmp_path / "finished").exists()
+
+
+async def test_a_call_that_is_cancelled_exits_with_1_until_the_cancellation_is_taken_back(working_shell):
+    """`--undo`; a cancelled id stays cancelled."""
+    call = ("call", "shop.greet", '{"name": "You"}', "-q", "mail", "--task-id", "order-17")
+    assert (await working_shell.arun("cancel", "order-17")).stdout == "1 task cancelled.\n"
+    called = await working_shell.arun(*call)
+    assert (called.returncode, called.stdout) == (1, "")
+    assert "order-17 was cancelled" in called.stderr
+    undone = await working_shell.arun("cancel", "--undo", "order-17")
+    assert undone.stdout == "The cancellation of 1 task is taken back.\n"
+    called = await working_shell.arun(*call)
+    assert (called.returncode, called.stdout) == (0, '["Hello You"]\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (["x" * 256], "", "handle.id"),
+        ([""], "", "handle.id"),
+        (["-"], " \n", "Standard input has no ids"),
+        (["-", "a"], "a\n", "no others beside it"),
+    ],
+)
+def test_what_is_no_id_exits_with_2(offline_shell, arguments, stdin, said):
+    """Before a broker is asked."""
+    ended = offline_shell.run("cancel", *arguments, stdin=stdin)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+def test_cancelling_that_is_switched_off_is_said(shell):
+    """And which setting does it."""
+    ended = shell.run("cancel", "a", environment={"ASYNCQ_CANCELLATIONS_KEPT_S": "0"})
+    assert ended.returncode == 2
+    assert "cancellations_kept_s is 0" in ended.stderr

@@ -49,7 +49,7 @@ def test_show_as_json_can_be_read_by_programs(offline):
     """With the settings of the app."""
     plan = json.loads(offline("show", "shop:app", "--json", ASYNCQ_DELIVERY_LIMIT="7").stdout)
     queues = {queue["name"]: queue["arguments"] for queue in plan["queues"]}
-    assert set(queues) == {"asyncq.unroutable", "mail", "mail.dead", "slow", "slow.dead"}
+    assert set(queues) == {"asyncq.unroutable", "asyncq.cancellations", "mail", "mail.dead", "slow", "slow.dead"}
     assert queues["mail"]["x-delivery-limit"] == 7
     assert {"exchange": "asyncq.tasks", "key": "mail", "destination": "mail", "kind": "queue"} in plan["bindings"]
     assert {exchange["name"]: exchange["type"] for exchange in plan["exchanges"]}["asyncq.delay.v1.enter"] == "topic"
@@ -58,7 +58,7 @@ def test_show_as_json_can_be_read_by_programs(offline):
 def test_show_with_delays_names_the_whole_ladder(offline):
     """120 queues more."""
     plan = json.loads(offline("show", "shop:app", "--json", "--delays").stdout)
-    assert len(plan["queues"]) == 125
+    assert len(plan["queues"]) == 126
 
 
 def test_a_namespace_is_respected(offline):
@@ -115,7 +115,8 @@ async def test_what_is_applied_stands_and_is_verified(in_process, management, at
     applied = await in_process.arun("topology", "apply", "shop:app")
     assert applied.exit_code == 0, applied.stderr
     assert "mail.dead                new" in applied.stdout
-    assert set(await management.queues()) == {"asyncq.unroutable", "mail", "mail.dead", "slow", "slow.dead"}
+    task_queues = {"mail", "mail.dead", "slow", "slow.dead"}
+    assert set(await management.queues()) == {"asyncq.unroutable", "asyncq.cancellations", *task_queues}
 
     again = await in_process.arun("topology", "apply", "shop:app", "--json")
     assert again.exit_code == 0, again.stderr
@@ -132,7 +133,7 @@ async def test_the_whole_ladder_is_applied_and_verified(in_process, management, 
     """For apps that may not declare what a delay needs."""
     applied = await in_process.arun("topology", "apply", "shop:app", "--delays")
     assert applied.exit_code == 0, applied.stderr
-    assert len(await management.queues()) == 125
+    assert len(await management.queues()) == 126
     verified = await in_process.arun("topology", "verify", "shop:app", "--delays", "--json", environment=at_management)
     assert verified.exit_code == 0, verified.stdout
     assert json.loads(verified.stdout)["arguments_and_bindings_checked"] is True

@@ -51,6 +51,22 @@ async def receive(ctx: TaskContext, key: str, more: list[int] | None = None) -> 
     write_down(ctx.task_id)
 
 
+@app.task(time_limit=600)
+async def linger(key: str) -> None:
+    """Run until somebody stops it, and write down when that was."""
+    write_down(key)
+    try:
+        await asyncio.sleep(600)
+    finally:
+        write_down(f"stopped {key}")
+
+
+@app.task(rate="200/s", pass_context=True)
+async def take_turns(ctx: TaskContext, key: str) -> None:
+    """Write down that this task ran, and whether it had waited for its turn."""
+    write_down(f"{'late' if 'asyncq-turn-at' in ctx.headers else 'at once'} {key}")
+
+
 def write_down(key: str) -> None:
     at = time.monotonic()
     with (FOLDER / f"ran-{os.getpid()}.jsonl").open("a") as file:

@@ -5,16 +5,27 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from asyncq.testing.node import Node
+from asyncq.testing.node import Node, NodeUnavailable
+from servers import postgres_programs, redis_program
 
 ROOT = Path(__file__).parents[2]
 
-FIGURES = ["publish", "drain", "round trip", "idle worker's memory", "import, all that `asyncq worker` loads"]
+FIGURES = [
+    "publish",
+    "drain",
+    "round trip",
+    "idle worker's memory",
+    "import, all that `asyncq worker` loads",
+    "drain, results: reply queue",
+    "drain, results: SQLite",
+]
 
 
 @pytest.fixture
@@ -52,14 +63,28 @@ async def benchmarks(node: Node, *options: str, timeout_s: float) -> tuple[int |
 async def test_the_quick_form_runs_and_prints_a_ratio_for_everything(node, tmp_path):
     """It runs both sides on a real broker; it is too short to judge, so it never fails for its figures."""
     record = tmp_path / "figures.json"
-    code, output = await benchmarks(node, "--quick", "--json", str(record), timeout_s=180)
+    code, output = await benchmarks(node, "--quick", "--json", str(record), timeout_s=300)
     assert code == 0, output
     for name in FIGURES:
         assert name in output
     measured = json.loads(record.read_text())
+    for name, is_there in (("PostgreSQL", postgres_programs), ("Redis", redis_program)):
+        assert (f"drain, results: {name}" in output) is can_be_had(is_there)
+    assert any(figure["beside"] == "Celery" for figure in measured["figures"]) is (
+        can_be_had(redis_program) and find_spec("celery") is not None
+    )
     assert measured["broker"] == node.version
-    assert all(pair["raw"] > 0 and pair["asyncq"] > 0 for figure in measured["figures"] for pair in figure["rounds"])
+    assert all(pair["other"] > 0 and pair["asyncq"] > 0 for figure in measured["figures"] for pair in figure["rounds"])
     assert {figure["limit"] for figure in measured["figures"]} > {">= 0.7", "<= 1.3", "<= 2.3", "<= 1.9"}
+
+
+def can_be_had(find: Callable[[], object]) -> bool:
+    """Tell whether a server's programs are here."""
+    try:
+        find()
+    except NodeUnavailable:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
@@ -79,8 +104,11 @@ def test_the_median_of_the_rounds_is_what_must_keep_the_limit(figures, kind, lim
 
 
 @pytest.mark.prove
-async def test_asyncq_keeps_its_limits_beside_raw_aio_pika(node):
-    """The full form, with its table printed."""
-    code, output = await benchmarks(node, timeout_s=600)
+async def test_asyncq_keeps_its_limits_beside_raw_aio_pika_and_celery(node, tmp_path):
+    """The full form, with its tables printed. Celery must be there: `sh .ci/venv benchmarks`."""
+    record = tmp_path / "figures.json"
+    code, output = await benchmarks(node, "--json", str(record), timeout_s=1800)
     sys.stdout.write(f"\n{output}")
     assert code == 0, output
+    figures = json.loads(record.read_text())["figures"]
+    assert [figure["limit"] for figure in figures if figure["beside"] == "Celery" and figure["limit"]] == [">= 1.3"]

@@ -24,7 +24,9 @@ from asyncq import (
     TaskContext,
     TaskExpired,
     TaskFailed,
+    gather_results,
 )
+from asyncq.errors import TaskCancelled
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
 from support import eventually, working
@@ -85,7 +87,8 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     words = """broker backend task_serializer result_serializer accept_content timezone enable_utc task_track_started
     task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for dont_autoretry_for
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
-    status get task_always_eager link_error on_failure expires"""
+    status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
+    task_store_errors_even_if_ignored ResultSet.join revoke rate_limit"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -106,6 +109,95 @@ async def test_backend(broker_url):
     """Nothing but RabbitMQ is configured, and results come back."""
     async with working(make_app(broker_url)) as app:
         assert await app.tasks["shop.add"].call(1, 2) == 3
+
+
+async def test_result_backend(broker_url, tmp_path):
+    """An app of another process, which has not sent it, reads state and result."""
+    store = f"sqlite:///{tmp_path}/results.db"
+    async with working(make_app(broker_url, results=store)) as app, make_app(broker_url, results=store) as other:
+        task_id = (await app.tasks["shop.add"].options(reply=False).send(1, 2)).id
+        assert await other.handle(task_id).result(timeout=20) == 3
+        assert (await other.handle(task_id).status()).state == "succeeded"
+
+
+async def test_result_expires(broker_url, tmp_path):
+    """By the setting, by the task, by the send: the nearest wins."""
+    async with working(make_app(broker_url, results=f"sqlite:///{tmp_path}/results.db", result_ttl_s=60)) as app:
+        add = app.tasks["shop.add"]
+        for sent, kept_s in ((add, 60), (add.options(result_ttl=timedelta(hours=1)), 3600)):
+            handle = await sent.send(1, 2)
+            await handle.result(timeout=20)
+            status = await handle.status()
+            assert (status.expires_at - status.finished_at).total_seconds() == kept_s
+
+
+async def kept(url: str, store: str, **options) -> tuple[str, str]:
+    """Run one task that succeeds and one that fails; return what the store then says of them."""
+    app = AsyncQ("shop", broker=url, results=store)
+
+    @app.task(reply=False, **options)
+    async def half(number: int) -> int:
+        if number % 2:
+            raise ValueError
+        return number // 2
+
+    @app.task
+    async def last() -> None: ...
+
+    async with working(app, {"shop": 1}):
+        good, bad = await half.send(2), await half.send(1)
+        await last.call()  # one slot, one queue: the others have ended
+        return (await good.status()).state, (await bad.status()).state
+
+
+async def test_ignore_result(broker_url, tmp_path):
+    """The store never hears of it."""
+    assert await kept(broker_url, f"sqlite:///{tmp_path}/results.db", keep="nothing") == ("unknown", "unknown")
+
+
+async def test_task_store_errors_even_if_ignored(broker_url, tmp_path):
+    """Errors only."""
+    assert await kept(broker_url, f"sqlite:///{tmp_path}/results.db", keep="errors") == ("unknown", "failed")
+
+
+async def test_task_track_started(broker_url, tmp_path):
+    """While it runs."""
+    app, go = AsyncQ("shop", broker=broker_url, results=f"sqlite:///{tmp_path}/results.db"), asyncio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await go.wait()
+
+    async with working(app):
+        handle = await wait.send()
+        states = [status.state async for status in _until_started(handle, go)]
+    assert states[-2:] == ["started", "succeeded"]
+
+
+async def _until_started(handle, go):
+    async for status in handle.statuses():
+        if status.state == "started":
+            go.set()
+        yield status
+
+
+async def test_status(broker_url, tmp_path):
+    """Of a task that waits, of one that has ended, and of an id that nobody knows."""
+    app = make_app(broker_url, results=f"sqlite:///{tmp_path}/results.db")
+    async with app:
+        handle = await app.tasks["shop.add"].send(1, 2)
+        assert (await handle.status()).state == "queued"
+        async with working(app):
+            await handle.result(timeout=20)
+        assert (await handle.status()).state == "succeeded"
+        assert (await app.handle("nobody").status()).state == "unknown"
+
+
+async def test_resultset_join(broker_url):
+    """In order."""
+    async with working(make_app(broker_url)) as app:
+        handles = await app.send_many(app.tasks["shop.add"].s(number, 1) for number in range(20))
+        assert await gather_results(handles, timeout=20) == list(range(1, 21))
 
 
 async def test_task_serializer(broker_url, management):
@@ -356,6 +448,43 @@ async def test_expires(broker_url):
         late = app.tasks["shop.add"].options(expires=datetime.now(UTC) - timedelta(seconds=1))
         with pytest.raises(TaskExpired):
             await late.call(1, 2)
+
+
+async def test_revoke(broker_url):
+    """One that runs is stopped, one that waits never runs, though its worker starts later."""
+    app, ran, begun = AsyncQ("shop", broker=broker_url), [], asyncio.Event()
+
+    @app.task
+    async def work(key: str) -> None:
+        ran.append(key)
+        begun.set()
+        await asyncio.sleep(60)
+
+    async with app:
+        waiting = await work.send("waits")
+        await app.cancel(waiting.id)
+        async with working(app):
+            running = await work.send("runs")
+            await asyncio.wait_for(begun.wait(), 20)
+            await running.cancel()
+            for handle in (waiting, running):
+                with pytest.raises(TaskCancelled):
+                    await handle.result(timeout=20)
+    assert ran == ["runs"]
+
+
+async def test_rate_limit(broker_url):
+    """Twenty at ten a second take nearly two seconds."""
+    app, began = AsyncQ("shop", broker=broker_url), []
+
+    @app.task(rate="10/s")
+    async def work() -> None:
+        began.append(time.monotonic())
+
+    async with working(app):
+        for handle in await app.send_many(work.s() for _ in range(20)):
+            await handle.result(timeout=20)
+    assert max(began) - min(began) >= 1.85
 
 
 async def test_countdown(broker_url):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -50,6 +51,21 @@ async def test_threads_send_call_and_wait_beside_an_entered_app(broker_url):
             assert await asyncio.gather(*futures) == [2 * n + 3 for n in range(100)]
         handles = await asyncio.to_thread(app.sync.send_many, [add.s(n, 0) for n in range(50)])
         assert [await asyncio.to_thread(handle.result, 10) for handle in handles] == list(range(50))
+
+
+async def test_a_thread_asks_how_far_the_task_of_another_process_is(broker_url, tmp_path):
+    """By its id alone, with the type of its task or without."""
+    results = f"sqlite:///{tmp_path}/results.db"
+    async with working(make_app(broker_url, results=results)) as app:
+        handle = await app.tasks["shop.add"].send(1, 2)
+        other = make_app(broker_url, results=results)
+
+        def ask() -> tuple[int, int, str]:
+            with contextlib.closing(other.sync):
+                typed = other.sync.handle(handle.id, other.tasks["shop.add"])
+                return typed.result(timeout=10), other.sync.handle(handle.id).result(timeout=10), typed.status().state
+
+        assert await asyncio.to_thread(ask) == (3, 3, "succeeded")
 
 
 async def test_a_def_task_reports_progress_and_calls_others_through_its_context(broker_url):

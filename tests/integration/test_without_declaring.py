@@ -7,16 +7,18 @@ import pytest
 
 from asyncq import AsyncQ, NotSent, Unroutable
 from asyncq.broker import QueueSpec
+from asyncq.errors import QueueGone, TaskCancelled
 from asyncq.rabbitmq.delay_routing import path_plan
 from asyncq.rabbitmq.diagnosis import plan_of
 from asyncq.rabbitmq.inspection import declaring
 from asyncq.rabbitmq.ladder_plan import ladder_plan
-from asyncq.rabbitmq.topology import Names, apply
+from asyncq.rabbitmq.topology import Names, apply, journal_declaration
 from asyncq.settings import Settings
 from support import working
 
 NAMES = Names()
-PLAN = plan_of(NAMES, [QueueSpec("mail")])
+STREAM = journal_declaration("asyncq.cancellations", Settings().cancellations_kept_s)
+PLAN = (*plan_of(NAMES, [QueueSpec("mail")]), STREAM)
 
 
 def shop(url, **settings):
@@ -68,6 +70,10 @@ async def test_a_user_who_may_not_declare_sends_works_delays_and_gets_results(li
     async with working(app, {"mail": 2}):
         assert await greet.call("Ann") == "Hello Ann"
         assert await greet.options(delay=0.35).call("Bea") == "Hello Bea"
+        late = await greet.options(delay=0.35).send("Cid")
+        await late.cancel()
+        with pytest.raises(TaskCancelled):
+            await late.result(20)
     assert set(await management.queues()) == before
 
 
@@ -78,7 +84,7 @@ async def test_a_delay_whose_path_does_not_stand_is_not_sent_and_says_which_part
     async with app:
         with pytest.raises(NotSent, match=r"of the delay ladder is missing.*asyncq topology apply MODULE:APP --delays"):
             await greet.options(delay=0.35, reply=False).send("Ann")
-        assert set(await management.queues()) == {"asyncq.unroutable", "mail", "mail.dead"}
+        assert set(await management.queues()) == {"asyncq.unroutable", "asyncq.cancellations", "mail", "mail.dead"}
         await stand(path_plan(NAMES, 35))
         await greet.options(delay=0.35, reply=False).send("Ann")
 
@@ -114,3 +120,15 @@ async def test_results_need_the_permission_to_declare_a_reply_queue(node, limite
         await greet.options(reply=False).send("Ann")
         with pytest.raises(NotSent, match=r"asyncq\.reply\.shop\..*Grant.*or send with reply=False"):
             await greet.send("Ann")
+
+
+async def test_a_worker_whose_stream_of_cancellations_does_not_stand_ends_and_says_so(broker_url, stand):
+    """It would run what somebody has cancelled; or it is told that nobody does."""
+    await stand(plan_of(NAMES, [QueueSpec("mail")]))
+    app, greet = shop(broker_url, declare=False)
+    with pytest.raises(QueueGone, match=r"'asyncq.cancellations'.*topology apply.*cancellations_kept_s=0"):
+        async with app:
+            await app.worker({"mail": 2}).run()
+    app, greet = shop(broker_url, declare=False, cancellations_kept_s=0)
+    async with working(app, {"mail": 2}):
+        assert await greet.call("Ann") == "Hello Ann"

@@ -36,6 +36,7 @@ from asyncq.errors import (
     NotOpen,
     QueueGone,
     ReplyLost,
+    TaskCancelled,
     TopologyMismatch,
 )
 from asyncq.memory.broker import MemoryBroker
@@ -1099,3 +1100,50 @@ async def test_timeouts_are_seconds_or_a_timedelta(app):
         await harness.run_until_idle(timeout=timedelta(seconds=5))
         with pytest.raises(AsyncQError, match="timeout="):
             await harness.settle(timeout=-1)
+
+
+# --- cancelling and rates
+
+
+async def test_a_delayed_task_and_a_hanging_one_are_cancelled(app):
+    """By the same calls as with RabbitMQ; the delayed one ends when its time has come."""
+    ran = []
+
+    @app.task
+    async def work(key: str) -> None:
+        ran.append(key)
+
+    @app.task
+    async def stuck() -> None: ...
+
+    async with running(app) as harness:
+        harness.faults.hang(stuck)
+        delayed, hanging = await work.options(delay=HOUR).send("never"), await stuck.send()
+        await harness.settle()
+        await delayed.cancel()
+        await hanging.cancel()
+        await harness.settle()
+        with pytest.raises(TaskCancelled):
+            await hanging.result(timeout=SOON_S)
+        await harness.run_until_idle()
+        with pytest.raises(TaskCancelled):
+            await delayed.result(timeout=SOON_S)
+        await app.undo_cancel(delayed.id)
+        await work.options(task_id=delayed.id, delay=HOUR).send("again")
+        await harness.run_until_idle()
+    assert ran == ["again"]
+
+
+async def test_a_rate_goes_by_the_clock_of_the_test(app, began):
+    """A hundred a minute take their time, of which none passes."""
+    moments = []
+
+    @app.task(rate="100/m")
+    async def work() -> None:
+        moments.append(harness.clock.monotonic())
+
+    async with running(app) as harness:
+        await app.send_many(work.s() for _ in range(100))
+        await harness.run_until_idle()
+    assert max(moments) - min(moments) == pytest.approx(0.6 * 99, abs=0.02)
+    assert time.monotonic() - began < SOON_S

@@ -138,7 +138,7 @@ def test_it_works_under_pytest_asyncio_in_strict_mode(project):
     pytester = project("strict")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_shop=ALIKE.format(mark="pytestmark = pytest.mark.asyncio"))
-    pytester.runpytest_subprocess("-q").assert_outcomes(passed=8)
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=9)
 
 
 def test_it_works_under_pytest_asyncio_in_auto_mode(project):
@@ -146,7 +146,7 @@ def test_it_works_under_pytest_asyncio_in_auto_mode(project):
     pytester = project("auto")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_shop=ALIKE.format(mark=""))
-    pytester.runpytest_subprocess("-q").assert_outcomes(passed=8)
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=9)
 
 
 def test_it_works_under_anyios_plugin(project):
@@ -154,7 +154,7 @@ def test_it_works_under_anyios_plugin(project):
     pytester = project(asyncio_mode=None, asyncio_default_fixture_loop_scope=None)
     pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n")
     pytester.makepyfile(test_shop=ALIKE.format(mark="pytestmark = pytest.mark.anyio"))
-    pytester.runpytest_subprocess("-q", "-p", "no:asyncio").assert_outcomes(passed=8)
+    pytester.runpytest_subprocess("-q", "-p", "no:asyncio").assert_outcomes(passed=9)
 
 
 def test_another_event_loop_than_asyncios_is_an_error_that_says_so(project):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from asyncq import (
@@ -22,6 +24,15 @@ from asyncq import (
     TaskContext,
     TaskExpired,
     current_context,
+)
+from asyncq.integrations.fastapi import (
+    AsyncQDep,
+    TaskId,
+    TaskStatusOut,
+    add_error_handlers,
+    asyncq_lifespan,
+    status_model,
+    task_router,
 )
 
 app = AsyncQ("shop")
@@ -240,3 +251,26 @@ async def direct(context: TaskContext) -> None:
     with_context_thread(context, to="x")
     coroutine: Coroutine[Any, Any, Receipt] = plain("x")
     await coroutine
+
+
+# --- FastAPI
+
+
+@asynccontextmanager
+async def own_lifespan(api: FastAPI) -> AsyncGenerator[dict[str, str], None]:
+    yield {"title": api.title}
+
+
+api = FastAPI(lifespan=asyncq_lifespan(app, then=own_lifespan))
+api.include_router(task_router(prefix="/work", tracebacks=True))
+add_error_handlers(api)
+
+
+@api.get("/receipts/{task_id}", response_model=status_model(plain))
+async def look(task_id: TaskId, opened: AsyncQDep) -> TaskStatusOut[Receipt]:
+    assert_type(task_id, str)
+    assert_type(opened, AsyncQ)
+    shown = TaskStatusOut[Receipt].of(await plain.handle(task_id).status())
+    assert_type(shown.result, Receipt | None)
+    assert_type(status_model(plain), type[TaskStatusOut[Receipt]])
+    return shown

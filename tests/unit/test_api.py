@@ -24,6 +24,7 @@ PUBLIC = [
     "FailedTask",
     "Fixed",
     "Linear",
+    "NoResultStore",
     "NotSent",
     "PartlyDone",
     "PartlySent",
@@ -42,14 +43,19 @@ PUBLIC = [
     "Settings",
     "Signature",
     "Snooze",
+    "StoreUnavailable",
     "Task",
     "TaskContext",
     "TaskExpired",
     "TaskFailed",
+    "TaskNotFound",
     "TaskRejected",
+    "TaskState",
+    "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
     "current_context",
+    "gather_results",
 ]
 
 
@@ -76,7 +82,7 @@ def test_every_error_is_drawn_in_the_tree_of_the_errors_module():
 
 def test_importing_asyncq_loads_neither_the_amqp_client_nor_the_command_line():
     """A web process that imports its tasks pays for what it uses."""
-    heavy = ("aio_pika", "typer", "rich", "structlog")
+    heavy = ("aio_pika", "typer", "rich", "structlog", "fastapi", "sqlalchemy")
     code = f"import sys; from asyncq import *; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

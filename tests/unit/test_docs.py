@@ -12,6 +12,8 @@ import pytest
 
 from asyncq.errors import __all__ as error_names
 from asyncq.settings import Settings
+from support import working
+from web_server import events_in, serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,11 +51,27 @@ def test_the_first_task_of_the_readme_can_be_executed():
 def test_the_program_of_the_page_on_results_prints_what_it_shows(tmp_path):
     """On a real file of SQLite."""
     page = ROOT / "docs" / "results.md"
-    (tmp_path / "look.py").write_text(blocks(page)[0])
-    done = subprocess.run([sys.executable, "look.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    shown = re.search(r"^```console\n\$ python look.py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "count.py").write_text(blocks(page)[0])
+    done = subprocess.run([sys.executable, "count.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    shown = re.search(r"^```console\n\$ python count.py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     assert shown is not None
     assert done.stdout == shown[1], done.stderr
+
+
+async def test_the_service_of_the_page_on_fastapi_does_what_it_shows(monkeypatch):
+    """Its first program as it stands, but for the places of broker and results."""
+    monkeypatch.setenv("ASYNCQ_BROKER_URL", "memory://fastapi-page")
+    program, *others = blocks(ROOT / "docs" / "fastapi.md")
+    namespace: dict[str, object] = {"__name__": "shop"}
+    for block in (program.replace("sqlite:///results.db", "memory://fastapi-page"), *others):
+        exec(compile(block, "fastapi.md", "exec", dont_inherit=True), namespace)
+    async with working(namespace["app"]), serving(namespace["api"]) as client:
+        sent = (await client.post("/invoices", params={"customer": "ada"})).json()
+        assert sent["status"] == "queued"
+        async with client.stream("GET", f"/tasks/{sent['task_id']}/events") as response:
+            last = [event.data async for event in events_in(response)][-1]
+        assert (last["state"], last["progress"]["label"], last["result"]) == ("succeeded", "writing it", {"number": 3})
+        assert (await client.get(f"/invoices/{sent['task_id']}")).json() == last
 
 
 def test_the_page_of_settings_names_every_field_with_its_default():

@@ -16,6 +16,7 @@ from asyncq.context import TaskContext, current_context
 from asyncq.errors import TimeLimitExceeded
 from asyncq.message import ATTEMPT, UNKNOWN_SINCE
 from asyncq.outcome import (
+    Cancelled,
     Deferred,
     Drained,
     Failed,
@@ -710,6 +711,121 @@ async def test_a_thread_of_a_stopping_worker_is_handed_back_and_abandoned() -> N
     assert kit.threads.busy == 1
     go_on.set()
     await eventually(lambda: kit.threads.busy == 0)
+
+
+# --- cancelled
+
+
+async def test_a_cancelled_thread_has_until_its_time_limit_to_look_and_then_keeps_its_place() -> None:
+    """It is not given up before; what becomes of it in the end is its cancellation, not its limit."""
+    kit = await make_kit()
+    started, go_on = threading.Event(), threading.Event()
+
+    @kit.task(time_limit_s=30)
+    def long() -> None:
+        started.set()
+        go_on.wait(10)
+
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("long")))
+    await eventually(started.is_set)
+    (attempt,) = kit.attempts
+    kit.attempts.cancel({"task-1"})
+    assert attempt.context.cancelled
+    await kit.clock.advance(29)
+    assert not running.done()
+    await kit.clock.advance(1 + GRACE_S)
+    executed = await asyncio.wait_for(running, GRACE_S / 2)
+    assert executed.outcome == Cancelled()
+    assert executed.hold
+    go_on.set()
+    await eventually(lambda: kit.threads.busy == 0)
+
+
+async def test_a_cancelled_thread_of_a_stopping_worker_is_not_handed_back() -> None:
+    """Nobody is to run it again."""
+    kit = await make_kit()
+    started, go_on = threading.Event(), threading.Event()
+
+    @kit.task()
+    def long() -> None:
+        started.set()
+        go_on.wait(10)
+
+    async def begun_and_cancelled() -> None:
+        await eventually(started.is_set)
+        kit.attempts.cancel({"task-1"})
+
+    assert await drain_while_running(kit, "long", begun_and_cancelled) == Cancelled()
+    go_on.set()
+    await eventually(lambda: kit.threads.busy == 0)
+
+
+async def test_an_async_task_that_ignores_its_cancellation_is_given_up_as_cancelled() -> None:
+    """Its sender hears of it after the grace."""
+    kit = await make_kit()
+    release = asyncio.Event()
+
+    @kit.task()
+    async def stubborn() -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("stubborn")))
+    await eventually(lambda: len(kit.attempts))
+    await asyncio.sleep(0)
+    kit.attempts.cancel({"another"})
+    kit.attempts.cancel({"task-1"})
+    await kit.clock.advance(GRACE_S)
+    assert (await asyncio.wait_for(running, 2)).outcome == Cancelled()
+    release.set()
+    await eventually(lambda: kit.attempts.overdue == 0)
+
+
+async def test_a_thread_task_that_is_cancelled_while_it_waits_for_a_thread_never_runs() -> None:
+    """And the thread is there for the next one."""
+    kit = await make_kit(places=1)
+    go_on = threading.Event()
+
+    @kit.task()
+    def first() -> None:
+        go_on.wait(10)
+
+    @kit.task()
+    def second() -> None:
+        raise AssertionError("must not run")
+
+    @kit.task()
+    def third() -> int:
+        return 3
+
+    running = asyncio.create_task(run(kit, "first"))
+    await eventually(lambda: kit.threads.busy == 1)
+    waiting = asyncio.create_task(kit.execution.execute(kit.delivery("second", task_id="second")))
+    await asyncio.sleep(0)
+    kit.revocations.add(["second"], kit.clock.now_ms())
+    go_on.set()
+    assert (await asyncio.wait_for(waiting, 5)).outcome == Cancelled(attempts=0)
+    assert isinstance(await running, Succeeded)
+    assert await run(kit, "third") == Succeeded(b"3")
+
+
+async def test_a_delivery_waits_while_the_cancellations_are_behind() -> None:
+    """It may be one of those that are not known yet."""
+    kit = await make_kit()
+
+    @kit.task()
+    async def work() -> None:
+        raise AssertionError("must not run")
+
+    kit.revocations.fall_behind()
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("work", headers={ATTEMPT: 3})))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not running.done()
+    kit.revocations.add(["task-1"], kit.clock.now_ms())
+    kit.revocations.catch_up()
+    assert (await asyncio.wait_for(running, 5)).outcome == Cancelled(attempts=2)
 
 
 # --- leases

@@ -15,7 +15,8 @@ from asyncq import AsyncQ, Fixed, Retry, RetryPolicy, Snooze, TaskContext, TaskE
 from asyncq.errors import InvalidOption, InvalidResult, MalformedMessage, MessageTooLarge
 from asyncq.message import EXPIRES_AT, LATEST_MS, Message, ReplyType, expires_at_ms_of
 from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected, RetryLater, Snoozed, Succeeded
-from asyncq.results import PendingReply, ResultHandle
+from asyncq.pending_reply import PendingReply
+from asyncq.results import ResultHandle
 from asyncq.testing.clock import ManualClock
 from asyncq.testing.harness import Harness, running
 from asyncq.worker.execution import Executed

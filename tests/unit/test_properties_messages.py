@@ -22,10 +22,11 @@ from asyncq.errors import AsyncQError, MalformedMessage
 from asyncq.history import history_of
 from asyncq.message import ATTEMPT, EXPIRES_AT, FIRST_AT, HISTORY, UNKNOWN_SINCE, Message, copy_of, headers_size
 from asyncq.outcome import Rejected
+from asyncq.pending_reply import PendingReply
 from asyncq.rabbitmq.dead_letters import record_from
 from asyncq.rabbitmq.properties import message_from, read_message, written_message
 from asyncq.rabbitmq.tables import table
-from asyncq.results import PendingReply, ResultHandle
+from asyncq.results import ResultHandle
 from asyncq.return_values import Results
 from asyncq.signals import Retry, Snooze
 from asyncq.worker.intake import Call, Refusal

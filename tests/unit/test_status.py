@@ -157,11 +157,11 @@ def test_a_status_that_is_unknown_is_none():
 def test_a_result_is_kept_after_its_end_and_what_has_not_ended_for_longer():
     """A time to live of a minute must not forget a task that runs for an hour, or is due in a month."""
     week = timedelta(days=7)
-    assert update("succeeded 1", 5, ttl_s=60).expires_at == at(65)
-    assert update("started 1", 5, ttl_s=60).expires_at == at(5) + week
-    assert update("scheduled", 5, ttl_s=60, due_at=at(1_000_000)).expires_at == at(1_000_000) + week
-    assert update("retrying 1", 5, ttl_s=1e6, retry_at=at(50)).expires_at == at(50 + 1e6)
-    assert update("started 1").expires_at is None
+    assert update("succeeded 1", 5, ttl_s=60).expires_at() == at(65)
+    assert update("started 1", 5, ttl_s=60).expires_at() == at(5) + week
+    assert update("scheduled", 5, ttl_s=60, due_at=at(1_000_000)).expires_at() == at(1_000_000) + week
+    assert update("retrying 1", 5, ttl_s=1e6, retry_at=at(50)).expires_at() == at(50 + 1e6)
+    assert update("started 1").expires_at() is None
     assert status_after(update("started 1", 5, ttl_s=60), update("succeeded 1", 9, ttl_s=60)).expires_at == at(69)
     assert status_after(update("succeeded 1", 9, ttl_s=60), update("queued", 5, ttl_s=60)).expires_at == at(69)
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+import asyncq.worker.cancelling as cancelling_module
+from asyncq.cancellations import Cancellation
 from asyncq.errors import AccessRefused, InvalidOption, TopologyMismatch
+from asyncq.journal import CaughtUp, Entry, Heard, Interrupted
 from asyncq.settings import Settings
 from asyncq.worker.worker import RunningTask, Worker
 from support import eventually
@@ -315,3 +318,126 @@ async def test_a_worker_that_is_stopped_before_it_runs_takes_nothing() -> None:
     assert await asyncio.wait_for(worker.run(), 2) == 0
     assert kit.node.count("work") == 1
     assert worker.stats().outcomes == {}
+
+
+# --- cancellations
+
+
+class SlowJournal:
+    """A journal whose follower hears only what it is told, then the error, if there is one."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.heard: asyncio.Queue[Heard] = asyncio.Queue()
+
+    @contextlib.asynccontextmanager
+    async def follow(self) -> AsyncIterator[Any]:
+        if self.errors:
+            raise self.errors.pop(0)
+
+        async def hear() -> AsyncIterator[Heard]:
+            while True:
+                yield await self.heard.get()
+
+        yield hear()
+
+
+def use(kit: Kit, journal: SlowJournal) -> None:
+    def of(name: str, *, keep_s: float) -> Any:
+        assert (name, keep_s) == ("cancellations", Settings().cancellations_kept_s)
+        return journal
+
+    kit.broker.journal = of  # type: ignore[method-assign]
+
+
+async def test_a_worker_takes_nothing_before_it_knows_what_is_cancelled() -> None:
+    """What it hears until then holds for what waits; later on for what runs."""
+    kit = await make_kit()
+    use(kit, journal := SlowJournal())
+    seen = []
+
+    @kit.task()
+    async def work(n: int) -> None:
+        seen.append(n)
+        await asyncio.sleep(60)
+
+    worker = make_worker(kit)
+    for number in range(2):
+        kit.broker.put("work", make_message("work", {"n": number}, task_id=f"task-{number}"))
+    async with running(worker):
+        journal.heard.put_nowait(Entry(Cancellation(("task-0",), kit.clock.now_ms()).to_json()))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (seen, worker.stats().outcomes) == ([], {})
+        journal.heard.put_nowait(CaughtUp())
+        await eventually(lambda: seen == [1])
+        assert worker.stats().outcomes == {"Cancelled": 1}
+        journal.heard.put_nowait(Entry(Cancellation(("task-1",), kit.clock.now_ms()).to_json()))
+        await eventually(lambda: worker.stats().outcomes == {"Cancelled": 2})
+
+
+async def test_what_was_cancelled_and_taken_back_while_the_worker_was_cut_off_goes_on() -> None:
+    """The last word counts, once all is known; not what is read again on the way to it."""
+    kit = await make_kit()
+    use(kit, journal := SlowJournal())
+    seen = []
+
+    @kit.task()
+    async def work(n: int) -> None:
+        seen.append(n)
+        await asyncio.sleep(60)
+
+    worker = make_worker(kit)
+    now_ms = kit.clock.now_ms()
+    async with running(worker):
+        journal.heard.put_nowait(CaughtUp())
+        for number in range(2):
+            kit.broker.put("work", make_message("work", {"n": number}, task_id=f"task-{number}"))
+        await eventually(lambda: len(seen) == 2)
+        for heard in (
+            Interrupted(),
+            Entry(Cancellation(("task-0", "task-1"), now_ms).to_json()),
+            Entry(Cancellation(("task-1",), now_ms, undone=True).to_json()),
+            CaughtUp(),
+        ):
+            journal.heard.put_nowait(heard)
+        await eventually(lambda: worker.stats().outcomes == {"Cancelled": 1})
+        assert [item.task_id for item in worker.running()] == ["task-1"]
+
+
+async def test_a_worker_that_is_stopped_before_it_knows_what_is_cancelled_ends() -> None:
+    """It has taken nothing."""
+    kit = await make_kit()
+    use(kit, SlowJournal())
+    worker = make_worker(kit)
+    kit.broker.put("work", make_message("work"))
+    async with running(worker) as task:
+        await asyncio.sleep(0)
+        worker.stop()
+        assert await asyncio.wait_for(task, 5) == 0
+    assert kit.broker.node.count("work") == 1
+
+
+async def test_a_worker_that_may_not_read_what_is_cancelled_ends_with_that_error() -> None:
+    """It would run what somebody has cancelled."""
+    kit = await make_kit()
+    use(kit, SlowJournal(AccessRefused("no permission")))
+    with pytest.raises(AccessRefused, match="no permission"):
+        await asyncio.wait_for(make_worker(kit).run(), 5)
+
+
+async def test_a_bug_on_the_way_to_the_cancellations_is_logged_and_tried_again(caplog: Any, monkeypatch: Any) -> None:
+    """The worker lives."""
+    monkeypatch.setattr(cancelling_module, "_PAUSE_AFTER_BUG_S", 0.01)
+    kit = await make_kit()
+    use(kit, journal := SlowJournal(RuntimeError("a bug"), RuntimeError("a bug")))
+    journal.heard.put_nowait(CaughtUp())
+
+    @kit.task()
+    async def work() -> None: ...
+
+    worker = make_worker(kit)
+    kit.broker.put("work", make_message("work"))
+    async with running(worker):
+        await eventually(lambda: worker.stats().outcomes == {"Succeeded": 1})
+    assert caplog.text.count("cancellations cannot be read, trying again") == 2

@@ -7,19 +7,22 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from PIL import Image
 
 import images
 import services
-from demo import checks, notice_service, repair, samples
+from demo import checks, notice_service, repair, samples, upload
 from demo.settings import DemoError, Run
 from demo.stage import DeadTask
 from demo.story import Outcomes, notice_of
+from demo.upload import Uploaded
 from support import eventually
 
 WORKERS = Path(images.__file__).parent
@@ -85,7 +88,10 @@ async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url,
         (run,) = kept.iterdir()
         assert len(left) == 8
         assert all(name.startswith(f"demo-{run.name}.") for name in left)
-        assert len(processes_of(kept)) == 6
+        assert len(processes_of(kept)) == 7
+        (page,) = re.findall(r"http://127.0.0.1:\d+/(?=   # upload)", output)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert "<form>" in (await client.get(page)).text
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
@@ -131,7 +137,7 @@ NOBODY = "amqp://nobody:nothing@127.0.0.1:1/"
 
 
 async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
-    """BROKER=memory: the same checks hold; no process is started, and nobody but the two servers is spoken to."""
+    """BROKER=memory: the same checks hold; no process is started, and nobody but its own servers is spoken to."""
     log = tmp_path / "events"
     (tmp_path / "sitecustomize.py").write_text(WATCHED.format(log=str(log)))
     output = await whole_run(NOBODY, tmp_path / "out", BROKER="memory", PYTHONPATH=str(tmp_path))
@@ -142,7 +148,10 @@ async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
         f"socket.connect ('127.0.0.1', {json.loads((run / 'logs' / name).read_text().splitlines()[0])['port']})"
         for name in ("smtp.jsonl", "notices.jsonl")
     )
-    assert log.read_text().splitlines() == [mail] * 3 + [notices] * 2
+    (port,) = re.findall(r"web service: in this process, port (\d+)", output)
+    # httpx loads trio where it is installed, as it is here for Selenium, and that one looks a library up.
+    told = [line for line in log.read_text().splitlines() if "ldconfig" not in line]
+    assert told == [mail] * 3 + [notices] * 2 + [f"socket.connect ('127.0.0.1', {port})"]
 
 
 async def test_an_interrupted_demo_without_rabbitmq_ends(tmp_path):
@@ -358,3 +367,40 @@ async def test_the_notice_service_refuses_what_is_no_notice(tmp_path, service_se
         answer = await services.call_service(context, services.ServiceRequest(**request, answer="nothing"))
     assert answer.status == status
     assert not list(tmp_path.glob("*.json"))
+
+
+STATUS = {"state": "started", "progress": None, "result": None, "error": None}
+
+
+@pytest.fixture
+def uploaded(converted):
+    """What a client saw of a picture that was really converted."""
+    run, outcomes, _ = converted
+    result = json.loads(outcomes.converted["a.jpg"].model_dump_json())
+    statuses = [
+        {**STATUS, "progress": {"done": 0, "total": 3}},
+        {**STATUS, "progress": {"done": 3, "total": 3}, "state": "succeeded", "result": result},
+    ]
+    shown = (run.converted / result["thumbnails"][0]["path"]).read_bytes()
+    return run, Uploaded(statuses, {"status": "succeeded", "result": result}, shown)
+
+
+def test_the_checks_hold_for_an_upload_that_went_well(uploaded):
+    """Otherwise the next test would prove nothing."""
+    assert all(check.holds for check in upload.checks_of(*uploaded))
+
+
+@pytest.mark.parametrize("harm", ["no end", "backwards", "half", "other answer", "other picture", "no picture"])
+def test_the_checks_notice_what_is_wrong_with_an_upload(uploaded, harm):
+    """Events that do not end, go back or stop early; an answer or a picture that is another one."""
+    run, seen = uploaded
+    first, last = seen.statuses
+    changed = {
+        "no end": {"statuses": [first]},
+        "backwards": {"statuses": [{**first, "progress": {"done": 5, "total": 3}}, last]},
+        "half": {"statuses": [first, {**last, "progress": {"done": 2, "total": 3}}]},
+        "other answer": {"asked": {"status": "succeeded", "result": {**seen.asked["result"], "seconds": -1.0}}},
+        "other picture": {"shown": seen.shown[:-1]},
+        "no picture": {"shown": b""},
+    }[harm]
+    assert sum(not check.holds for check in upload.checks_of(run, replace(seen, **changed))) >= 1

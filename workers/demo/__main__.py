@@ -65,12 +65,13 @@ class Demo:
         broker_url = await self.stage.provide_broker()
         sources = await preparing
         self.view.note(f"{len(sources)} pictures in {self.run.pictures}")
-        self.view.step("A mail server, a web service, and a worker for each kind of work")
+        self.view.step("A mail server, two web services, and a worker for each kind of work")
         self.set_environment(broker_url)
         os.environ["MAIL_SMTP_PORT"] = str(await self.stage.start_mail_server())
         notices_url = f"http://127.0.0.1:{await self.stage.start_notice_service()}"
         os.environ["SERVICES_BASE_URLS"] = json.dumps({"notices": notices_url})
         await self.stage.start_workers()
+        web_url = f"http://127.0.0.1:{await self.stage.start_web_service()}"
 
         # The workers' apps read the environment when they are made, so these modules come only now.
         story = importlib.import_module("demo.story")
@@ -101,6 +102,10 @@ class Demo:
         )
         self.judge(repaired)
         results += repaired
+        uploads = importlib.import_module("demo.upload")
+        uploaded = await uploads.upload(web_url, self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s)
+        self.judge(uploaded)
+        results += uploaded
         outcomes.seconds["everything"] = perf_counter() - started
         self.whole = all(check.holds for check in results)
         self.summarise(outcomes.seconds, failed=[check.sentence for check in results if not check.holds])
@@ -124,11 +129,12 @@ class Demo:
     def set_environment(self, broker_url: str) -> None:
         """Set what the workers read: theirs and, since this process imports their tasks, this one's too."""
         for name in list(os.environ):
-            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_")):
+            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_")):
                 del os.environ[name]  # settings for somebody's real workers are not meant for these
         os.environ.update(
             PYTHONUNBUFFERED="1",
             ASYNCQ_BROKER_URL=broker_url,
+            ASYNCQ_RESULTS=f"sqlite:///{self.run.folder}/results.db",
             IMAGES_INPUT_DIR=str(self.run.pictures),
             IMAGES_OUTPUT_DIR=str(self.run.converted),
             IMAGES_WEBP_EFFORT="2",  # half the time of the default, and files about as small
@@ -138,6 +144,9 @@ class Demo:
             MAIL_SENDER="demo@example.org",
             MAIL_SMTP_HOST="127.0.0.1",
             MAIL_RETRY_FIRST_S=str(RETRY_FIRST_S),
+            WEB_IMAGES_QUEUE=self.run.queue("images"),
+            WEB_MAIL_QUEUE=self.run.queue("mail"),
+            WEB_UPLOAD_MAX_BYTES=str(1 << 30),  # whatever the user's pictures are
             SERVICES_RETRY_FIRST_S=str(SERVICE_BACKOFF_S),  # so long that only `Retry-After` can come before
             no_proxy=",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), "127.0.0.1"])),
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from demo.broker import Broker, delete_queues, start_private_broker, stop_private_broker
@@ -31,6 +33,7 @@ class BrokerStage:
         self.url = url
         self.broker: Broker | None = None
         self.processes = Processes(run.logs)
+        self.web_port: int | None = None
 
     async def provide_broker(self) -> str:
         """Use the broker that the environment names, or start a private one."""
@@ -46,19 +49,28 @@ class BrokerStage:
 
     async def start_mail_server(self) -> int:
         """Start the mail server as a process."""
-        return await self._start_server("mail-server", "demo.smtp_server", self.run.mails, self.run.mail_log)
+        arguments = ("demo.smtp_server", str(self.run.mails), str(self.run.mail_log))
+        return await self._start_server("mail-server", *arguments, port=lambda: port_in(self.run.mail_log))
 
     async def start_notice_service(self) -> int:
         """Start the web service as a process."""
-        return await self._start_server("notice-service", "demo.notice_service", self.run.notices, self.run.notice_log)
+        arguments = ("demo.notice_service", str(self.run.notices), str(self.run.notice_log))
+        return await self._start_server("notice-service", *arguments, port=lambda: port_in(self.run.notice_log))
 
-    async def _start_server(self, name: str, module: str, folder: Path, log: Path) -> int:
-        """Start a server and return its port, which the first line of its log has."""
-        server = self.processes.start(name, module, str(folder), str(log))
+    async def start_web_service(self) -> int:
+        """Start the service by the command that anybody would use."""
+        log = self.run.logs / "web-service.log"
+        arguments = ("uvicorn", "web:api", "--port", "0", "--timeout-graceful-shutdown", "5")
+        self.web_port = await self._start_server("web-service", *arguments, port=lambda: uvicorn_port_in(log))
+        return self.web_port
+
+    async def _start_server(self, name: str, *arguments: str, port: Callable[[], int | None]) -> int:
+        """Start a server, and return its port once that is known."""
+        server = self.processes.start(name, *arguments)
         waited = asyncio.ensure_future(self.processes.watch())
         try:
             async with asyncio.timeout(SERVER_S):
-                while (port := port_in(log)) is None:
+                while (number := port()) is None:
                     if waited.done():
                         waited.result()
                     await asyncio.sleep(0.05)
@@ -66,8 +78,8 @@ class BrokerStage:
             raise DemoError(f"The {name} did not come up:\n{server.last_lines()}") from None
         finally:
             waited.cancel()
-        self.view.note(f"{name}: process {server.process.pid}, port {port}")
-        return port
+        self.view.note(f"{name}: process {server.process.pid}, port {number}")
+        return number
 
     async def start_workers(self) -> None:
         """Start each worker by the command that anybody would use."""
@@ -121,6 +133,7 @@ class BrokerStage:
             f"export ASYNCQ_BROKER_URL={broker.url}",
             f"asyncq dead list {self.run.queue('images')}",
             f"tail -f {self.run.logs}/*.log",
+            f"http://127.0.0.1:{self.web_port}/   # upload a picture",
             f"kill {pids}" + ("; rabbitmq/broker stop" if broker.started_by_us else "") + "   # stops them",
         ]
 
@@ -145,6 +158,12 @@ class BrokerStage:
         if self.broker is not None and self.broker.started_by_us:
             self.view.note("stopping the broker (after a good run, KEEP=1 leaves everything up)")
             await stop_private_broker()
+
+
+def uvicorn_port_in(log: Path) -> int | None:
+    """Return the port that uvicorn says it runs on; None as long as it has not."""
+    found = re.search(r"Uvicorn running on http://127\.0\.0\.1:(\d+)", log.read_text(errors="replace"))
+    return int(found[1]) if found else None
 
 
 def port_in(log: Path) -> int | None:

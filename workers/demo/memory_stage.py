@@ -8,6 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from fastapi import FastAPI
 
 from asyncq import AsyncQ, DeadLetterFilter
 from asyncq.worker.worker import Worker
@@ -63,6 +68,12 @@ class MemoryStage:
             self.running.append(asyncio.create_task(worker.run(), name=f"worker {name}"))
             self.view.note(f"worker {name}: in this process, {slots} slot(s) on {queue}")
 
+    async def start_web_service(self) -> int:
+        """Run the service on this loop; its connections are real ones."""
+        port = await self.opened.enter_async_context(web_listening(importlib.import_module("web").api))
+        self.view.note(f"web service: in this process, port {port}")
+        return port
+
     async def watch(self) -> None:
         """Raise as soon as one of the workers ends."""
         ended, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
@@ -112,3 +123,29 @@ class MemoryStage:
 
     async def stop_broker(self) -> None:
         """Do nothing: the broker ends with the process."""
+
+
+class QuietServer(uvicorn.Server):
+    """A uvicorn that leaves Ctrl-C to the program that it is a part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take no signals."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def web_listening(api: FastAPI) -> AsyncIterator[int]:
+    """Serve on a free port of the loopback interface, which is what it yields, until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = QuietServer(uvicorn.Config(api, log_config=None, timeout_graceful_shutdown=5))
+        serving = asyncio.create_task(server.serve([listening]), name="web service")
+        try:
+            while not server.started:
+                if serving.done():
+                    raise DemoError(f"The web service did not come up: {serving.exception()!r}")
+                await asyncio.sleep(0.02)
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,4 +1,4 @@
-"""What the story needs around it: a broker, a mail server, a web service, and a worker for each kind of work.
+"""What the story needs around it: a broker, a mail server, web services, and a worker for each kind of work.
 
 There are two stages: `demo.broker_stage` has a RabbitMQ and a process for each part, `demo.memory_stage` has
 everything in this process. The story and its checks know only what is here.
@@ -52,6 +52,13 @@ class Stage(Protocol):
 
     async def start_workers(self) -> None:
         """Start a worker for each of `SLOTS`; the environment is set for them by now."""
+
+    async def start_web_service(self) -> int:
+        """Start `web.py`, which lets pictures be converted, and return its port.
+
+        Raises:
+            DemoError: It does not come up.
+        """
 
     async def watch(self) -> None:
         """Raise as soon as a part of the stage ends: none may, before it is told to.

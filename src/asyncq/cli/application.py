@@ -7,9 +7,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from asyncq.cli.cancel import cancel
 from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
 from asyncq.cli.report import exit_code_of, report
+from asyncq.cli.results import result, results, status
 from asyncq.cli.schedule import schedule
 from asyncq.cli.scheduler import scheduler
 from asyncq.cli.send import call, send
@@ -41,8 +43,9 @@ application = typer.Typer(
     cls=_ReportingGroup,
     help="RabbitMQ-native async task workers.",
     epilog=(
-        "Exit codes: 0 it worked; 1 the task failed, or no result came in time; 2 wrong command line, configuration "
-        "or arguments; 3 the broker cannot be used, or did not take the message; 130 interrupted. "
+        "Exit codes: 0 it worked; 1 the task failed, or no result came in time, or nothing is known of it; "
+        "2 wrong command line, configuration or arguments; 3 the broker or the result store cannot be used, or the "
+        "broker did not take the message; 130 interrupted. "
         "`doctor`: 0 nothing to do; 1 warnings; 2 errors. `topology verify` and `diff`: 1 for differences."
     ),
     no_args_is_help=True,
@@ -55,6 +58,10 @@ application.command()(send)
 application.command()(call)
 application.command()(scheduler)
 application.add_typer(schedule, name="schedule")
+application.command()(cancel)
+application.command()(result)
+application.command()(status)
+application.add_typer(results, name="results")
 application.add_typer(dead, name="dead")
 application.add_typer(topology, name="topology")
 application.command()(doctor)

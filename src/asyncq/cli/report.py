@@ -13,7 +13,16 @@ import typer
 from pydantic import ValidationError
 
 from asyncq.cli.text import printable
-from asyncq.errors import AsyncQError, BrokerError, ConfigurationError, MalformedMessage, ResultError, UsageError
+from asyncq.errors import (
+    AsyncQError,
+    BrokerError,
+    ConfigurationError,
+    MalformedMessage,
+    NoResultStore,
+    ResultError,
+    ResultStoreError,
+    UsageError,
+)
 
 __all__ = ["FAULT", "exit_code_of", "message_of", "report", "validation_lines"]
 
@@ -29,11 +38,11 @@ def exit_code_of(error: BaseException) -> int:
     match error:
         case KeyboardInterrupt():
             return INTERRUPTED
-        case ResultError():
+        case ResultError() if not isinstance(error, NoResultStore):
             return TASK_FAILED
-        case ConfigurationError() | UsageError() | MalformedMessage() | ValidationError():
+        case NoResultStore() | ConfigurationError() | UsageError() | MalformedMessage() | ValidationError():
             return WRONG_INPUT
-        case BrokerError() | ConnectionError():
+        case BrokerError() | ResultStoreError() | ConnectionError():
             return BROKER
         case AsyncQError():
             return TASK_FAILED

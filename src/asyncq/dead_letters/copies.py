@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from asyncq.errors import InvalidOption, MalformedMessage
-from asyncq.message import ATTEMPT, DUE_AT, EXPIRES_AT, FIRST_AT, STAGED_UNTIL, UNKNOWN_SINCE, Message, copy_of
+from asyncq.message import ATTEMPT, DUE_AT, EXPIRES_AT, FIRST_AT, STAGED_UNTIL, TURN_AT, UNKNOWN_SINCE, Message, copy_of
 
 __all__ = ["arguments_as_json", "replay_of", "with_arguments"]
 
@@ -23,6 +23,7 @@ _OF_THE_DEATH = (
     EXPIRES_AT,
     FIRST_AT,
     STAGED_UNTIL,
+    TURN_AT,
     UNKNOWN_SINCE,
     "asyncq-error-type",
     "asyncq-error-message",

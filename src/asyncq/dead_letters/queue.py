@@ -16,12 +16,14 @@ from asyncq.broker import Broker, DeadLetter, Publication, Queue
 from asyncq.clock import Clock
 from asyncq.dead_letters.copies import arguments_as_json, replay_of, with_arguments
 from asyncq.dead_letters.filters import DeadLetterFilter
+from asyncq.dead_letters.renewal import Renewal
 from asyncq.dead_letters.reports import LetterCount, PurgeReport, ReplayReport
 from asyncq.dead_letters.run import Pace, Run
 from asyncq.dead_letters.tally import RunTally, SummaryTally
 from asyncq.errors import BrokerError, InvalidOption, MalformedMessage, NotSent, PartlyDone
 from asyncq.message import Message
 from asyncq.queue_names import check_queue_name
+from asyncq.recording import Recorder
 
 __all__ = ["DeadLetterQueue"]
 
@@ -46,15 +48,25 @@ class DeadLetterQueue:
         clock: For ages and rates.
         check: Checks changed arguments.
         timeout_s: How long a publish waits for its confirm, in seconds.
+        recorder: The way to the app's result store; None where it has none.
     """
 
-    def __init__(self, queue: str, broker: Broker, clock: Clock, check: Check, timeout_s: float) -> None:
+    def __init__(
+        self,
+        queue: str,
+        broker: Broker,
+        clock: Clock,
+        check: Check,
+        timeout_s: float,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.queue = queue
         self._broker = broker
         self._letters = broker.dead_letters(queue)
         self._clock = clock
         self._check = check
         self._timeout_s = timeout_s
+        self._renewal = Renewal(recorder)
 
     # --- looking
 
@@ -186,7 +198,7 @@ class DeadLetterQueue:
             return made if isinstance(made, str) else None
 
         async def publish(letters: Sequence[DeadLetter]) -> list[str | None]:
-            return await self._publish([prepared(letter) for letter in letters])
+            return await self._publish(letters, [prepared(letter) for letter in letters])
 
         try:
             await (run.look(reason_of) if dry_run else run.act(publish, pace))
@@ -269,9 +281,15 @@ class DeadLetterQueue:
         self._check(message.type, body)
         return dataclasses.replace(message, body=body)
 
-    async def _publish(self, prepared: Collection[Publication | str]) -> list[str | None]:
+    async def _publish(
+        self, letters: Sequence[DeadLetter], prepared: Collection[Publication | str]
+    ) -> list[str | None]:
         items = [item for item in prepared if not isinstance(item, str)]
+        going = [letter for letter, item in zip(letters, prepared, strict=True) if not isinstance(item, str)]
+        await self._renewal.begin(items)
         errors = await self._broker.publish_many(items, timeout_s=self._timeout_s)
+        # Where it is not known whether one went, its worker tells; what is written here would count less.
+        await self._renewal.undo(letter for letter, error in zip(going, errors, strict=True) if error is not None)
         if items and all(isinstance(error, NotSent) for error in errors):
             raise next(error for error in errors if error is not None)  # the broker takes nothing: the next fail too
         published = iter(errors)

@@ -20,6 +20,7 @@ from asyncq.errors import AsyncQError, NotOpen, NotSent, PublishError
 from asyncq.loggers import get_logger
 from asyncq.memory.consumer import MemorySubscription
 from asyncq.memory.dead_letters import MemoryDeadLetters
+from asyncq.memory.journal import MemoryFollowing, MemoryJournal
 from asyncq.memory.leadership import MemoryCampaign
 from asyncq.memory.mailbox import MemoryMailbox
 from asyncq.memory.node import MemoryNode
@@ -48,11 +49,12 @@ class MemoryBroker:
         self._node = node
         self._names = Names(settings.namespace)
         self._identity = Identity("", "")
-        self._is_open = False
+        self.is_open = False
         self._loop: asyncio.AbstractEventLoop
         self._timer: Timer | None = None
         self._subscriptions: set[MemorySubscription] = set()
         self._campaigns: set[MemoryCampaign] = set()
+        self.followings: set[MemoryFollowing] = set()
 
     # --- life
 
@@ -68,22 +70,24 @@ class MemoryBroker:
         self._identity = identity
         self._loop = asyncio.get_running_loop()
         self._node.declare(self._names, ())
-        self._is_open = True
+        self.is_open = True
         self._node.attach(self)
 
     async def close(self) -> None:
         """See `asyncq.broker.Broker.close`."""
-        self._is_open = False
+        self.is_open = False
         self._node.detach(self)
         self._disarm()
         for subscription in tuple(self._subscriptions):
             subscription.close()
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
+        for following in tuple(self.followings):
+            following.end(NotOpen("The connection to the broker is closed."))
 
     def status(self) -> BrokerStatus:
         """See `asyncq.broker.Broker.status`."""
-        return BrokerStatus("ready" if self._is_open else "closed")
+        return BrokerStatus("ready" if self.is_open else "closed")
 
     def lose_connection(self) -> None:
         """Do what a lost connection does: all leases end, and consuming goes on."""
@@ -91,6 +95,8 @@ class MemoryBroker:
             subscription.lose_leases()
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
+        for following in tuple(self.followings):
+            following.begin_again()
 
     async def ensure(self, queues: Collection[QueueSpec]) -> None:
         """See `asyncq.broker.Broker.ensure`."""
@@ -104,7 +110,7 @@ class MemoryBroker:
     async def publish(self, message: Message, to: Address, *, delay: Delay | None = None, timeout_s: float) -> None:
         """See `asyncq.broker.Broker.publish`."""
         del timeout_s  # nothing here takes time
-        if not self._is_open:
+        if not self.is_open:
             raise NotSent("Nothing was sent: the connection to the broker is closed.")
         if delay is not None and not delay.seconds <= 0:  # what is no number is refused further on
             self._delay(message, to, delay)
@@ -169,7 +175,7 @@ class MemoryBroker:
     def _arm(self) -> None:
         self._disarm()
         due_s = self._node.next_due_s
-        if due_s is not None and self._is_open:
+        if due_s is not None and self.is_open:
             self._timer = self._node.clock.call_later(due_s, self._ring)
 
     def _disarm(self) -> None:
@@ -234,6 +240,10 @@ class MemoryBroker:
         """See `asyncq.broker.Broker.dead_letters`."""
         return MemoryDeadLetters(self._node, self._names, queue, self.publish)
 
+    def journal(self, name: str, *, keep_s: float) -> MemoryJournal:
+        """See `asyncq.broker.Broker.journal`."""
+        return MemoryJournal(self._node, self._names.journal(name), keep_s, self._settings.max_message_bytes, self)
+
     def _check_open(self) -> None:
-        if not self._is_open:
+        if not self.is_open:
             raise NotOpen("The connection to the broker is closed.")

@@ -26,6 +26,7 @@ from typing import Protocol
 from asyncq.broker import Publication, QueueSpec
 from asyncq.clock import Clock, SystemClock
 from asyncq.errors import ConfigurationError, QueueGone
+from asyncq.memory.log import MemoryLog
 from asyncq.memory.queues import MemoryQueue, Stored
 from asyncq.message import Message
 from asyncq.rabbitmq.properties import read_message, written_message
@@ -65,6 +66,7 @@ class MemoryNode:
         self._alarms: list[Alarm] = []
         self._leaders: dict[str, object] = {}
         self._leader_queues: set[str] = set()
+        self._journals: dict[str, MemoryLog] = {}
         self._listeners: list[Callable[[], object]] = []
         self._publish_listeners: list[Callable[[Publication], object]] = []
 
@@ -110,7 +112,8 @@ class MemoryNode:
         """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
         with self._lock:
             # A leader holds its states for as long as it leads: that is no work.
-            return sum(queue.busy for queue in self._queues.values() if queue.name not in self._leader_queues)
+            queues = sum(queue.busy for queue in self._queues.values() if queue.name not in self._leader_queues)
+            return queues + sum(log.unheard for log in self._journals.values())
 
     def browse(self, queue: str) -> tuple[Stored, ...] | None:
         """Return what is ready, oldest first; None where there is no such queue."""
@@ -181,6 +184,10 @@ class MemoryNode:
             if self._leaders.get(name) is who:
                 del self._leaders[name]
 
+    def journal(self, name: str) -> MemoryLog:
+        """Return the log of a journal, to be used within `changing`. It is made where there is none."""
+        return self._journals.setdefault(name, MemoryLog(self.clock))
+
     def delete_queue(self, name: str) -> None:
         """Delete a queue with all that is in it. Its consumers are told."""
         with self.changing():
@@ -188,6 +195,8 @@ class MemoryNode:
             self._bindings = {(exchange, key) for exchange, key in self._bindings if key != name}
             if queue is not None:
                 queue.delete()
+            if (log := self._journals.pop(name, None)) is not None:
+                log.delete()
 
     def purge(self, name: str) -> None:
         """Drop what is ready in a queue."""

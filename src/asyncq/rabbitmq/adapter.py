@@ -31,6 +31,7 @@ from asyncq.rabbitmq.connection import ConnectOptions, connection_name, parse_ur
 from asyncq.rabbitmq.consumer import RabbitSubscription
 from asyncq.rabbitmq.dead_letters import RabbitDeadLetters
 from asyncq.rabbitmq.delay import Ladder, unbound_path
+from asyncq.rabbitmq.journal import JournalWires, RabbitJournal
 from asyncq.rabbitmq.leadership import RabbitCampaign
 from asyncq.rabbitmq.link import Link
 from asyncq.rabbitmq.properties import properties_from
@@ -71,6 +72,7 @@ class RabbitMQ:
         """See `asyncq.broker.Broker.open`."""
         self._identity = identity
         self._administration = Administration(connection_name(identity, "admin"), self._options)
+        self._journals: dict[tuple[str, float], RabbitJournal] = {}
         self._publishing = Link(connection_name(identity, "publish"), self._options, self._reopened)
         self._consuming = Link(connection_name(identity, "consume"), self._options)
         self._consuming_opened = False
@@ -230,11 +232,25 @@ class RabbitMQ:
         finally:
             await mailbox.close()
 
-    async def _open_consuming(self) -> None:
+    def journal(self, name: str, *, keep_s: float) -> RabbitJournal:
+        """See `asyncq.broker.Broker.journal`."""
+        if (name, keep_s) not in self._journals:
+            wires = JournalWires(
+                self._publisher,
+                self._open_consuming,
+                self._administration.channel,
+                may_declare=self._settings.declare,
+                timeout_s=self._settings.publish_timeout_s,
+            )
+            self._journals[name, keep_s] = RabbitJournal(self._names.journal(name), keep_s, wires)
+        return self._journals[name, keep_s]
+
+    async def _open_consuming(self) -> Link:
         async with self._consuming_lock:
             if not self._consuming_opened:
                 await self._consuming.open()
                 self._consuming_opened = True
+        return self._consuming
 
     # --- leading
 

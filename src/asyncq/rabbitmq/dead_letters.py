@@ -20,7 +20,7 @@ from aiormq.abc import DeliveredMessage
 from asyncq.broker import Address, DeadLetter, DeadLetterRecord, Queue
 from asyncq.errors import BrokerError, NotSent, Unroutable
 from asyncq.history import history_of, history_text
-from asyncq.message import FIRST_AT, HISTORY, UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
+from asyncq.message import FIRST_AT, HISTORY, TURN_AT, UNKNOWN_SINCE, Headers, Message, copy_of, cut_text
 from asyncq.outcome import Failure
 from asyncq.rabbitmq.letter_origin import BY_THE_BROKER, letter_from, parked_in
 from asyncq.rabbitmq.look import Look, asked, passive_count
@@ -156,8 +156,8 @@ def read_letter(delivered: DeliveredMessage, names: Names, parked: str) -> DeadL
 def letter_of(message: Message, record: DeadLetterRecord) -> Message:
     """Return the copy of a message that is parked."""
     # A dead letter may be sent back by other tools: it must not find its patience for an unknown task used up, nor
-    # the time for its retries.
-    return copy_of(message, headers=record_headers(record), drop=(UNKNOWN_SINCE, FIRST_AT))
+    # the time for its retries, nor a turn that it has had.
+    return copy_of(message, headers=record_headers(record), drop=(UNKNOWN_SINCE, FIRST_AT, TURN_AT))
 
 
 def record_headers(record: DeadLetterRecord) -> Headers:

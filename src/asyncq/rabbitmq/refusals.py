@@ -83,6 +83,11 @@ def remedy(kind: str, name: str, vhost: str, argument: str, theirs: str) -> str:
             f"{name}, Delete) and start again."
         )
     keep = "Use another queue name; or, "
+    if argument == "x-max-age":
+        keep = (
+            "All apps of one namespace keep cancellations for the same time (cancellations_kept_s, "
+            "ASYNCQ_CANCELLATIONS_KEPT_S; 0 switches cancelling off). Or, "
+        )
     if argument == "x-delivery-limit" and theirs != "not set":
         keep = f"Set the delivery limit to {theirs} (ASYNCQ_DELIVERY_LIMIT). Or use another queue name; or, "
     return (

@@ -18,6 +18,7 @@ others have one.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -53,6 +54,7 @@ __all__ = [
     "dead_letter_plan",
     "delay_base_plan",
     "destination_binding",
+    "journal_declaration",
     "leader_queue_declaration",
     "queue_plan",
     "reply_queue_declaration",
@@ -64,6 +66,8 @@ DELAY_LEVELS = 8
 UNLIMITED_DELIVERIES = 2_000_000_000
 """As good as none, and alike on all versions: without a limit RabbitMQ 4 sets 20 for a quorum queue, and -1 means
 "none" there but "drop at the first return" on 3.10."""
+
+_SEGMENT_BYTES = 500_000
 
 OpenChannel = Callable[[], AbstractAsyncContextManager[AbstractChannel]]
 """Gives a fresh channel. Each attempt needs a new one, because a refusal closes the channel that it came on."""
@@ -131,6 +135,10 @@ class Names:
 
     def leader_queue(self, name: str) -> str:
         """Return the queue whose active consumer leads under this name."""
+        return f"{self.namespace}.{name}"
+
+    def journal(self, name: str) -> str:
+        """Return the stream of a journal."""
         return f"{self.namespace}.{name}"
 
     def own(self, name: str) -> bool:
@@ -236,6 +244,20 @@ def leader_queue_declaration(names: Names, name: str) -> QueueDeclaration:
             "x-single-active-consumer": True,
             # Each leader that dies returns the states: RabbitMQ 4 would drop them with its 21st.
             "x-delivery-limit": UNLIMITED_DELIVERIES,
+        },
+    )
+
+
+def journal_declaration(name: str, keep_s: float) -> QueueDeclaration:
+    """Return the stream of a journal, which keeps each entry for `keep_s` at least."""
+    return QueueDeclaration(
+        name,
+        {
+            "x-queue-type": "stream",
+            "x-max-age": f"{math.ceil(keep_s)}s",
+            # Only whole segments are dropped by age. The default of 500 MB would never be full, and all would be read
+            # at each start of a worker.
+            "x-stream-max-segment-size-bytes": _SEGMENT_BYTES,
         },
     )
 

@@ -19,7 +19,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from asyncq.errors import InvalidOption, NotOpen, ResultStoreError, StoreSchemaMismatch, StoreUnavailable
@@ -30,13 +30,18 @@ from asyncq.stores.gathering import Gathering
 from asyncq.stores.record import Cursor, Unreadable, decode, encode, key_of, micros
 from asyncq.stores.watching import Bell, follow
 
-__all__ = ["Change", "Decide", "Listing", "MergingStore", "Row", "StoreOptions", "other_schema"]
+__all__ = ["Change", "Decide", "Listing", "MergingStore", "Row", "StoreOptions", "machine_time", "other_schema"]
 
 log = get_logger("asyncq.stores")
 
 _MAX_LIMIT = 1000
 _MAX_AT_ONCE = 500
 _MAX_FIRST_VERSION = 1 << 62
+
+
+def machine_time() -> datetime:
+    """Return the present moment, in UTC."""
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,13 @@ class StoreOptions:
         namespace: The prefix of its tables or keys.
         ttl_s: How long a record is kept after its task's end, in seconds; None for ever.
         timeout_s: How long one call may take, in seconds.
+        now: The time that records expire by; aware.
     """
 
     namespace: str = "asyncq"
     ttl_s: float | None = DEFAULT_TTL_S
     timeout_s: float = 10.0
+    now: Callable[[], datetime] = machine_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +115,14 @@ class Listing:
 def other_schema(shown: str, found: int | None, wanted: int) -> StoreSchemaMismatch:
     """Return the error for a store that is prepared for another version of asyncq, or (None) for none."""
     if found is None:
-        return StoreSchemaMismatch(f"The result store {shown} is not prepared for use: call `await store.init()` once.")
+        return StoreSchemaMismatch(
+            f"The result store {shown} is not prepared for use: run `asyncq results init` once, or "
+            "`await store.init()`."
+        )
     if found < wanted:
         return StoreSchemaMismatch(
             f"The result store {shown} has the schema {found} of an older asyncq; this one uses {wanted}: "
-            "`await store.init()` brings it up to date."
+            "`asyncq results init`, or `await store.init()`, brings it up to date."
         )
     return StoreSchemaMismatch(
         f"The result store {shown} has the schema {found} of a newer asyncq; this one uses {wanted}. Install that "
@@ -214,8 +224,7 @@ class MergingStore(ABC):
     async def _write_batch(self, updates: Sequence[StatusUpdate]) -> None:
         waiting: dict[str, list[StatusUpdate]] = {}
         for update in updates:
-            dated = update if update.ttl_s is not None else replace(update, ttl_s=self._options.ttl_s)
-            waiting.setdefault(key_of(update.id), []).append(dated)
+            waiting.setdefault(key_of(update.id), []).append(update)
         # One order for all writers, so that databases with locks on rows never wait for each other in a circle.
         keys = sorted(waiting)
         for begin in range(0, len(keys), _MAX_AT_ONCE):
@@ -244,12 +253,12 @@ class MergingStore(ABC):
 
     def _change(self, key: str, row: Row | None, updates: Iterable[StatusUpdate]) -> Change | None:
         """Return what is to be put; None where the updates change nothing."""
-        now = micros(datetime.now(UTC))
+        now = micros(self._options.now())
         live = row if row is not None and (row.expires is None or row.expires > now) else None
         before = None if live is None else self._status(live)
         after = before
         for update in updates:
-            after = merge(after, update)
+            after = merge(after, update, self._options.ttl_s)
         if after is None or after == before:
             return None
         version = random.randrange(_MAX_FIRST_VERSION) if row is None else row.version + 1  # noqa: S311 - no secret
@@ -271,7 +280,7 @@ class MergingStore(ABC):
         for begin in range(0, len(keys), _MAX_AT_ONCE):
             async with self._limited():
                 rows |= await self._read(keys[begin : begin + _MAX_AT_ONCE])
-        now = micros(datetime.now(UTC))
+        now = micros(self._options.now())
         found = (rows.get(key) for key in keys)
         return [
             None if row is None or (row.expires is not None and row.expires <= now) else self._status(row)
@@ -299,7 +308,7 @@ class MergingStore(ABC):
             since=None if since is None else micros(since),
             limit=limit + 1,  # one more tells whether there is another page
             after=None if cursor is None else Cursor.read(cursor),
-            now=micros(datetime.now(UTC)),
+            now=micros(self._options.now()),
         )
         async with self._limited():
             rows = await self._list(listing)
@@ -327,7 +336,7 @@ class MergingStore(ABC):
         self._check_open()
         if older_than is not None and older_than.tzinfo is None:
             raise InvalidOption(f"older_than= needs a time zone: datetime.now(UTC), not {older_than!r}.")
-        steps = self._clean(micros(datetime.now(UTC)), None if older_than is None else micros(older_than))
+        steps = self._clean(micros(self._options.now()), None if older_than is None else micros(older_than))
         count = 0
         while True:
             async with self._limited():

@@ -20,9 +20,12 @@ from asyncq.status import Progress, TaskState, TaskStatus
 
 __all__ = ["Cursor", "Unreadable", "decode", "encode", "from_micros", "key_of", "micros"]
 
-_TIMES = ("queued_at", "due_at", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
-_TEXTS = ("task", "queue", "worker", "parent_id", "root_id")
+_TIMES = ("queued_at", "due_at", "not_after", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
+_TEXTS = ("task", "queue", "worker", "parent_id", "root_id", "reason")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_in_full = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+_in_ascii = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 class Unreadable(ValueError):
@@ -31,7 +34,7 @@ class Unreadable(ValueError):
 
 def micros(moment: datetime) -> int:
     """Return the microseconds since the epoch."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def from_micros(value: int) -> datetime:
@@ -49,6 +52,8 @@ def encode(status: TaskStatus) -> str:
     record: dict[str, Any] = {"state": status.state.value}
     if key_of(status.id) != status.id:
         record["id"] = status.id
+    if status.rejected:
+        record["rejected"] = True
     if status.attempt:
         record["attempt"] = status.attempt
     for name in _TEXTS:
@@ -62,8 +67,8 @@ def encode(status: TaskStatus) -> str:
         record["progress"] = {name: value for name, value in found.items() if value not in (None, {})}
     if (error := status.error) is not None:
         record["error"] = {"type": error.type, "message": error.message, "traceback": error.traceback}
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
-    return text if _is_text(text) else json.dumps(record, separators=(",", ":"), default=str)
+    text = _in_full(record)
+    return text if _is_text(text) else _in_ascii(record)
 
 
 def _is_text(text: str) -> bool:
@@ -92,6 +97,7 @@ def decode(key: str, text: str | bytes, result: bytes | None) -> TaskStatus:
         return TaskStatus(
             id=_text(record.get("id", key)),
             state=TaskState(record["state"]),
+            rejected=record.get("rejected") is True,
             attempt=_count(record.get("attempt", 0)),
             progress=_progress(record["progress"]) if "progress" in record else None,
             result=result,

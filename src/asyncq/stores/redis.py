@@ -33,14 +33,14 @@ from asyncq.loggers import get_logger
 from asyncq.status import TaskState
 from asyncq.stores.merging import Change, Decide, Listing, MergingStore, Row, StoreOptions, other_schema
 from asyncq.stores.record import key_of, micros
-from asyncq.stores.redis_scripts import FORGET, PUT, Script
+from asyncq.stores.redis_scripts import FORGET, PUT, READ, Script
 
 __all__ = ["RedisStore"]
 
 log = get_logger("asyncq.stores")
 
 _VERSION = 1
-_AT_ONCE = 100  # records that one script changes: nobody else is served meanwhile
+_AT_ONCE = 100  # records that one script reads or changes: nobody else is served meanwhile
 _MAX_CONNECTIONS = 20
 _RETRIES = 3
 _LISTEN_PAUSE_S = 1.0
@@ -105,9 +105,6 @@ class RedisStore(MergingStore):
 
     # --- records
 
-    def _key(self, key: str) -> str:
-        return f"{self._prefix}:task:{key}"
-
     async def _read(self, keys: Sequence[str]) -> Mapping[str, Row]:
         return await self._rows(keys, (*_FIELDS, "result"))
 
@@ -116,11 +113,10 @@ class RedisStore(MergingStore):
         return {key: _row(key, values) for key, values in zip(keys, found, strict=True) if values[0] is not None}
 
     async def _fields(self, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.hmget(self._key(key), list(fields))
-            found: list[list[bytes | None]] = await pipeline.execute()
-            return found
+        found: list[list[bytes | None]] = []
+        for begin in range(0, len(keys), _AT_ONCE):
+            found += await self._call(READ, len(fields), *fields, *keys[begin : begin + _AT_ONCE])
+        return found
 
     async def _exchange(self, keys: Sequence[str], decide: Decide) -> set[str]:
         changes = decide(await self._rows(keys, (*_FIELDS, "result")))

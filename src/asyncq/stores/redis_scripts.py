@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
-__all__ = ["FORGET", "PUT", "Script"]
+__all__ = ["FORGET", "PUT", "READ", "Script"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,21 @@ class Script:
 
     text: str
 
-    @property
+    @cached_property
     def sha(self) -> str:
         """Its SHA-1, by which Redis knows it."""
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
+
+READ = Script("""
+local prefix, count, fields, found = ARGV[1], tonumber(ARGV[2]), {}, {}
+for index = 1, count do fields[index] = ARGV[2 + index] end
+for index = 3 + count, #ARGV do
+  found[#found + 1] = redis.call('HMGET', prefix .. ':task:' .. ARGV[index], unpack(fields))
+end
+return found
+""")
+"""Return fields of records: their number, their names, then the ids. A command for each would cost the client more."""
 
 PUT = Script("""
 local prefix, taken = ARGV[1], {}
@@ -37,33 +48,39 @@ for first = 2, #ARGV, 11 do
   else
     local entry = created .. ':' .. id
     local before = old[1] and (old[2] .. ':' .. id)
-    if before and (before ~= entry or old[4] ~= state) then
+    local is_new = before ~= entry
+    if before and (is_new or old[4] ~= state) then
       redis.call('ZREM', prefix .. ':state:' .. old[4], before)
     end
-    if before and before ~= entry then
+    if before and is_new then
       redis.call('ZREM', prefix .. ':all', before)
       redis.call('ZREM', prefix .. ':expiring', before)
     end
-    if before and old[3] and (before ~= entry or old[3] ~= task) then
+    if before and old[3] and (is_new or old[3] ~= task) then
       redis.call('ZREM', prefix .. ':of:' .. old[3], before)
     end
-    redis.call('DEL', key)
-    redis.call('HSET', key, 'version', version, 'created', created, 'data', data, 'state', state, 'updated', updated)
-    if has_result == '1' then redis.call('HSET', key, 'result', result) end
-    if task ~= '' then
-      redis.call('HSET', key, 'task', task)
+    local fields = {'version', version, 'created', created, 'data', data, 'state', state, 'updated', updated}
+    local function add(name, value)
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+    if has_result == '1' then add('result', result) end
+    if task ~= '' then add('task', task) end
+    if expires ~= '' then add('expires', expires) end
+    if before then redis.call('DEL', key) end
+    redis.call('HSET', key, unpack(fields))
+    if task ~= '' and (is_new or old[3] ~= task) then
       redis.call('ZADD', prefix .. ':of:' .. task, 0, entry)
       redis.call('SADD', prefix .. ':names', task)
     end
-    redis.call('ZADD', prefix .. ':all', 0, entry)
-    redis.call('ZADD', prefix .. ':state:' .. state, 0, entry)
-    if expires == '' then
+    if is_new then redis.call('ZADD', prefix .. ':all', 0, entry) end
+    if is_new or old[4] ~= state then redis.call('ZADD', prefix .. ':state:' .. state, 0, entry) end
+    if expires ~= '' then
+      local at = string.format('%.0f', math.ceil(tonumber(expires) / 1000))
+      redis.call('PEXPIREAT', key, at)
+      redis.call('ZADD', prefix .. ':expiring', at, entry)
+    elseif not is_new then
       redis.call('ZREM', prefix .. ':expiring', entry)
-    else
-      local at = math.ceil(tonumber(expires) / 1000)
-      redis.call('HSET', key, 'expires', expires)
-      redis.call('PEXPIREAT', key, string.format('%.0f', at))
-      redis.call('ZADD', prefix .. ':expiring', string.format('%.0f', at), entry)
     end
     redis.call('PUBLISH', prefix .. ':changed', id)
     taken[#taken + 1] = 1

@@ -5,11 +5,13 @@ Invariant: a message never shows a password, also where the URL cannot be read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from asyncq.errors import ConfigurationError
 from asyncq.result_store import DEFAULT_TTL_S, ResultStore
-from asyncq.stores.merging import StoreOptions
+from asyncq.stores.merging import StoreOptions, machine_time
 
 __all__ = ["store_of"]
 
@@ -24,7 +26,12 @@ _DRIVERS = {"sqlalchemy", "greenlet", "aiosqlite", "asyncpg", "redis"}
 
 
 def store_of(
-    url: str, *, namespace: str = "asyncq", ttl_s: float | None = DEFAULT_TTL_S, timeout_s: float = 10.0
+    url: str,
+    *,
+    namespace: str = "asyncq",
+    ttl_s: float | None = DEFAULT_TTL_S,
+    timeout_s: float = 10.0,
+    now: Callable[[], datetime] = machine_time,
 ) -> ResultStore | None:
     """Return the result store of a URL, not open yet; None for "none".
 
@@ -33,13 +40,14 @@ def store_of(
         namespace: The prefix of its tables or keys.
         ttl_s: How long a record is kept after its task's end, in seconds; None for ever.
         timeout_s: How long one call may take, in seconds.
+        now: The time that records expire by; aware.
 
     Raises:
         ConfigurationError: The URL cannot be read, or what the store needs is not installed.
     """
     if url.strip() in {"", "none"}:
         return None
-    options = StoreOptions(namespace, ttl_s, timeout_s)
+    options = StoreOptions(namespace, ttl_s, timeout_s, now)
     try:
         parts = urlsplit(url.strip())
         port = parts.port

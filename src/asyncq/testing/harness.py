@@ -33,7 +33,8 @@ from asyncq.app import AsyncQ
 from asyncq.errors import ResultTimeout
 from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.node import MemoryNode
-from asyncq.results import on_wait
+from asyncq.message import new_id
+from asyncq.pending_reply import on_wait
 from asyncq.signals import seconds_of
 from asyncq.testing.clock import ManualClock
 from asyncq.testing.faults import Faults
@@ -72,6 +73,8 @@ class Harness:
         self.node = MemoryNode(self.clock, app.name)
         self.node.announced = True  # a test knows that it is one
         self.sent = Sent(app.tasks)
+        # The same kind of app, with a store or without: but no test writes where the real one does.
+        self._results = "none" if app.settings.results == "none" else f"memory://{new_id()}"
         self.faults = Faults(app.tasks, self._change)
         self._waits = Waits(self._change)
         self._worker: Worker | None = None
@@ -125,6 +128,7 @@ class Harness:
             self.clock,
             drain_timeout_s=_DRAIN_TIMEOUT_S,
             call_timeout_s=_CALL_TIMEOUT_S,
+            results=self._results,
         )
         stops = [
             self.node.listen(self._change),

@@ -38,7 +38,7 @@ class Waits:
             return [context for waiter, context in self._waits.items() if not waiter.done()]
 
     def add(self, waiter: asyncio.Future[None]) -> None:
-        """Take in a wait; see `asyncq.results.on_wait`."""
+        """Take in a wait; see `asyncq.pending_reply.on_wait`."""
         try:
             context = current_context()
         except NoContext:

@@ -2,7 +2,7 @@
 
     running ──the code ends──▶ Returned, Raised
        │
-       ├──limit, drain──▶ interrupted once ──grace──▶ Overdue: the code goes on, and nobody waits for it
+       ├──limit, drain, cancel──▶ interrupted once ──grace──▶ Overdue: the code goes on, and nobody waits for it
        │
        └──lease lost──▶ LeaseGone for its slot, which goes on to other work. The attempt runs on as an orphan:
                         a redelivery adopts it (a new lease, not a second run), or its outcome is dropped
@@ -22,6 +22,7 @@ from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.message import first_at_ms_of
 from asyncq.task import Task
+from asyncq.worker.recording import AttemptRecord
 
 __all__ = [
     "GRACE_S",
@@ -43,7 +44,7 @@ GRACE_S = 2.0
 
 _LEASE_WATCH_AFTER_S = 1.0  # short attempts pay nothing for it: they notice a lost lease when they ack
 
-Interruption = Literal["limit", "drain", "lease"]
+Interruption = Literal["limit", "drain", "lease", "cancel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,13 @@ class Attempt:
     Attributes:
         began_ms: When it began, in milliseconds since the epoch.
         code: The asyncio task that runs the code; None for a thread.
-        interrupted: Why it was told to stop, if it was.
+        interrupted: Why it was told to stop, if it was: the first reason.
+        given_up_for: Why its grace has begun, if it has: the reason that it is given up for where it goes on.
         finished: Whether the code has come to an end.
         orphaned: Whether its lease is lost.
         on_orphaned: Called when the lease is lost.
         on_late_end: Called when the code ends and no slot waits for it any more.
+        record: What is noted of it in the result store; None for nothing.
     """
 
     __slots__ = (
@@ -122,12 +125,14 @@ class Attempt:
         "context",
         "delivery",
         "finished",
+        "given_up_for",
         "interrupted",
         "limits",
         "number",
         "on_late_end",
         "on_orphaned",
         "orphaned",
+        "record",
         "task",
     )
 
@@ -139,10 +144,12 @@ class Attempt:
         self.limits = limits
         self.code: asyncio.Task[None] | None = None
         self.interrupted: Interruption | None = None
+        self.given_up_for: Interruption | None = None
         self.finished = False
         self.orphaned = False
         self.on_orphaned: Callable[[Attempt], None] | None = None
         self.on_late_end: Callable[[Attempt], None] | None = None
+        self.record: AttemptRecord | None = None
         self._ending: Ending | None = None
         self._waiter: asyncio.Future[Ending] | None = None
         self._return_waiter: asyncio.Future[None] | None = None
@@ -210,12 +217,16 @@ class Attempt:
     def interrupt(self, why: Interruption) -> None:
         """Tell the code to stop, once: an async task is cancelled, a thread can only look at `ctx.cancelled`.
 
-        One plain cancel, so that awaits in the code's `finally` blocks work.
+        One plain cancel, so that awaits in the code's `finally` blocks work. A thread that is cancelled has until its
+        time limit to look: what it returns until then counts, for the work was done.
         """
-        if self.interrupted is not None or self._ending is not None:
+        if self._ending is not None or self.given_up_for is not None:
             return
-        self.interrupted = why
+        self.interrupted = self.interrupted or why
         self.context.mark_cancelled()
+        if why == "cancel" and self.in_thread:
+            return
+        self.given_up_for = why
         self._timer.cancel()
         self._timer = self._clock.call_later(self.limits.grace_s, self._give_up)
         if self.code is not None:
@@ -235,6 +246,8 @@ class Attempt:
         self.orphaned = False
         self._lease_watch = None
         self.watch_lease()
+        if self.record is not None:
+            self.record.lease = delivery
 
     def _look(self) -> None:
         """Start what only a longer attempt needs."""

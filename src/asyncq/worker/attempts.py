@@ -11,7 +11,7 @@ small as the number of slots and of those orphans.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from asyncq.broker import Broker, Delivery
 from asyncq.clock import Clock
@@ -77,6 +77,13 @@ class Attempts:
             del self._by_message[message_id]
         if not attempt.finished:
             self._overdue.add(attempt)
+
+    def cancel(self, ids: Container[str]) -> None:
+        """Tell the attempts of these tasks to stop."""
+        for attempt in self:
+            if attempt.interrupted != "cancel" and attempt.delivery.message.task_id in ids:
+                log.info("a running task is cancelled", seconds=round(attempt.seconds, 3), **_keys(attempt))
+                attempt.interrupt("cancel")
 
     def adopt(self, delivery: Delivery) -> Attempt | None:
         """Return the running attempt that this redelivery belongs to, with its lease renewed; mostly there is none.

@@ -9,16 +9,20 @@ its slot, once, and only after its outcome is durable.
 from __future__ import annotations
 
 import contextvars
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asyncq.broker import Delivery
 from asyncq.context import ContextServices, TaskContext, running
+from asyncq.errors import MalformedMessage
 from asyncq.loggers import get_logger
-from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome
+from asyncq.message import Message, attempt_of
+from asyncq.outcome import Cancelled, Drained, Failed, Failure, LostLease, Outcome
 from asyncq.retry import RetryDefaults
 from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
+from asyncq.worker.recording import AttemptRecord, Recording
+from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool, start_on_loop
 from asyncq.worker.verdict import decide
 
@@ -34,10 +38,12 @@ class RunRules:
     Attributes:
         limits: How long an attempt may take, and by which clock.
         retry: The policies of tasks that have said nothing about theirs.
+        revocations: The tasks that shall not run.
     """
 
     limits: Limits
     retry: RetryDefaults
+    revocations: Revocations = field(default_factory=Revocations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,14 @@ class Executed:
         number: The attempt's number; 1 where the message could not be read.
         outcome: How it ended.
         holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
+        record: What is noted of the attempt in the result store; None for nothing, or where nothing ran.
     """
 
     delivery: Delivery
     number: int
     outcome: Outcome
     holding: Attempt | None = None
+    record: AttemptRecord | None = None
 
     @property
     def hold(self) -> bool:
@@ -71,16 +79,24 @@ class Execution:
         threads: Where `def` tasks run.
         rules: Limits and defaults.
         services: What the worker lends to running code.
+        recording: Notes what runs in the result store.
     """
 
     def __init__(
-        self, intake: Intake, attempts: Attempts, threads: ThreadPool, rules: RunRules, services: ContextServices
+        self,
+        intake: Intake,
+        attempts: Attempts,
+        threads: ThreadPool,
+        rules: RunRules,
+        services: ContextServices,
+        recording: Recording,
     ) -> None:
         self._intake = intake
         self._attempts = attempts
         self._threads = threads
         self._rules = rules
         self._services = services
+        self._recording = recording
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
 
     async def execute(self, delivery: Delivery) -> Executed:
@@ -98,12 +114,19 @@ class Execution:
         try:
             attempt = self._attempts.adopt(delivery)
             if attempt is None:
+                if not self._rules.revocations.is_current:
+                    await self._rules.revocations.wait_until_current()
+                if delivery.message.task_id in self._rules.revocations:
+                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 call = self._intake.read(delivery)
                 number = call.attempt
                 if isinstance(call, Refusal):
                     return Executed(delivery, number, call.outcome)
                 if not (call.task.is_async or await self._threads.place()):
                     return Executed(delivery, number, Drained())
+                if not call.task.is_async and delivery.message.task_id in self._rules.revocations:
+                    self._threads.give_back()  # cancelled while it waited for a thread
+                    return Executed(delivery, number, Cancelled(number - 1))
                 attempt = self._start(delivery, call)
             return await self._follow(attempt)
         except Exception as error:
@@ -116,8 +139,11 @@ class Execution:
         if task.run.time_limit_s is not None:
             limits = Limits(limits.clock, task.run.time_limit_s, limits.grace_s)
         deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
-        context = TaskContext(delivery.message, delivery.queue, call.attempt, self._services, deadline_ms)
+        record = self._recording.begin(delivery, call.attempt)
+        on_progress = None if record is None else record.progressed
+        context = TaskContext(delivery.message, delivery.queue, call.attempt, self._services, deadline_ms, on_progress)
         attempt = Attempt(delivery, task, call.attempt, context, limits)
+        attempt.record = record
         self._attempts.add(attempt)
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
@@ -136,8 +162,8 @@ class Execution:
         if overdue:
             self._warn_overdue(attempt)
         outcome = decide(attempt, ending, self._rules.retry)
-        holding = attempt if overdue and attempt.in_thread and attempt.interrupted == "limit" else None
-        return Executed(delivery, attempt.number, outcome, holding)
+        holding = attempt if overdue and attempt.in_thread and attempt.given_up_for == "limit" else None
+        return Executed(delivery, attempt.number, outcome, holding, attempt.record)
 
     def _warn_overdue(self, attempt: Attempt) -> None:
         log.warning(
@@ -150,3 +176,10 @@ class Execution:
             seconds=round(attempt.seconds, 3),
             given_up=self._attempts.overdue,
         )
+
+
+def _attempts_so_far(message: Message) -> int:
+    try:
+        return attempt_of(message) - 1
+    except MalformedMessage:
+        return 0

@@ -17,6 +17,7 @@ from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
 from asyncq.history import last_failure
+from asyncq.keeping import keeping_of
 from asyncq.message import (
     CONTENT_TYPE_JSON,
     Message,
@@ -24,10 +25,12 @@ from asyncq.message import (
     expires_at_ms_of,
     first_at_ms_of,
     staged_until_ms_of,
+    turn_at_ms_of,
     unknown_since_ms_of,
 )
 from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected, Staged
 from asyncq.worker.attempt import AnyTask
+from asyncq.worker.turns import Turns
 
 __all__ = ["Call", "Intake", "Refusal"]
 
@@ -79,6 +82,7 @@ class Intake:
         self._clock = clock
         self._patience_s = unknown_task_patience_s
         self._poison_after = poison_after
+        self._turns = Turns(clock)
 
     def read(self, delivery: Delivery) -> Call | Refusal:
         """Return what is to run, or why it is not run."""
@@ -87,19 +91,22 @@ class Intake:
         try:
             attempt = attempt_of(message)
             first_at_ms_of(message)  # read after the run only, and malformed it must be refused before
+            keeping_of(message)
+            turn_at_ms_of(message)
             _check_form(message)
             task = self._tasks.get(message.type)
             outcome = self._barred(delivery, is_known=task is not None)
             if task is None or outcome is not None:
                 return Refusal(attempt, outcome or self._unknown(message))
             args, kwargs = task.arguments.decode(message.body)
+            throttled = self._turns.take(task.name, task.run.rate, message)
         except MalformedMessage as error:
             return Refusal(attempt, Rejected(Failure.of(error), "malformed message"))
         except ValidationError as error:
             return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
         except BaseException as error:  # noqa: BLE001 - a validator of the user's may raise anything; nothing awaits here
             return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
-        return Call(task, attempt, args, kwargs)
+        return Call(task, attempt, args, kwargs) if throttled is None else Refusal(attempt, throttled)
 
     def _barred(self, delivery: Delivery, *, is_known: bool) -> Failed | Expired | Staged | None:
         """Return why a well-formed message must not run, whatever its arguments are; mostly there is nothing."""

@@ -26,6 +26,7 @@ from asyncq.outcome import (
     Snoozed,
     Staged,
     Succeeded,
+    Throttled,
 )
 from asyncq.worker.execution import Executed
 
@@ -78,6 +79,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
     Snoozed: ("info", "task snoozed"),
     Deferred: ("warning", "task unknown here, its message waits"),
     Staged: ("info", "task not due yet, its message goes on to the next leg of its delay"),
+    Throttled: ("info", "task over its rate, its message waits for its turn"),
     Cancelled: ("info", "task cancelled"),
     Expired: ("warning", "task expired, it is not run any more"),
     Drained: ("info", "task handed back, because the worker stops"),
@@ -89,7 +91,7 @@ def _details(outcome: Outcome) -> dict[str, object]:
     match outcome:
         case RetryLater(failure, delay_s):
             return {"delay_s": round(delay_s, 3), **_error(failure)}
-        case Snoozed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s):
+        case Snoozed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s) | Throttled(_, delay_s):
             return {"delay_s": round(delay_s, 3)}
         case Expired(expires_ms, _, failure):
             expires = datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -100,6 +100,11 @@ class ThreadPool:
         self._busy += 1
         return True
 
+    def give_back(self) -> None:
+        """Free a place that `place()` has given, unused."""
+        self._busy -= 1
+        self._wake_next()
+
     def refuse(self) -> None:
         """Let nobody wait for a place any more: the worker stops."""
         self._refusing = True

@@ -1,14 +1,17 @@
 """Make an outcome durable, then ack.
 
-    succeeded          reply -> ack
+    succeeded          store and reply -> ack
     retry              copy with the next attempt number, delayed -> ack
-    snoozed, deferred, staged   copy with the same attempt number, delayed -> ack
-    failed, rejected   dead letter with the error -> reply -> error callback -> ack; where the dead letter cannot be
-                       published because of the message itself, the broker's own reject stands in place of the ack
-    cancelled          reply -> ack
-    expired            reply -> ack; after a failed attempt as failed, with its own kind of reply
+    snoozed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
+    failed, rejected   dead letter with the error -> store and reply -> error callback -> ack; where the dead letter
+                       cannot be published because of the message itself, the broker's own reject stands for the ack
+    cancelled          store and reply -> ack
+    expired            store and reply -> ack; after a failed attempt as failed, with its own kind of reply
     drained            copy with the same attempt number -> ack
     lease lost         nothing: the broker delivers it again
+
+"Store" is for apps with a result store. One that is away for as long as the lease lasts has the task handed back, as
+when a worker stops: it runs again.
 
 What would run again only after it has expired ends as expired at once: its sender need not wait to hear of it. Its
 error is kept among the dead letters: a failure that nobody sees would be lost.
@@ -33,6 +36,7 @@ from asyncq.message import (
     FIRST_AT,
     HISTORY,
     STAGED_UNTIL,
+    TURN_AT,
     UNKNOWN_SINCE,
     HeaderValue,
     ReplyType,
@@ -55,17 +59,20 @@ from asyncq.outcome import (
     Snoozed,
     Staged,
     Succeeded,
+    Throttled,
 )
 from asyncq.stages import first_leg
+from asyncq.status import TaskState
 from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.execution import Executed
 from asyncq.worker.publishing import Publishing
+from asyncq.worker.recording import End, NotKept, Recording
 
 __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
 
-_Again = RetryLater | Snoozed | Deferred | Staged
+_Again = RetryLater | Snoozed | Deferred | Staged | Throttled
 
 _ERROR_BYTES = 500
 _REASON_BYTES = 4 * 1024
@@ -77,13 +84,17 @@ class Settlement:
     Args:
         publishing: Publishes what follows from an outcome.
         callbacks: Sends the error callbacks.
+        recording: Writes into the result store.
         clock: For the time of a failure, and when a copy is due.
         worker: Host and process id, for dead letters.
     """
 
-    def __init__(self, publishing: Publishing, callbacks: Callbacks, clock: Clock, worker: str) -> None:
+    def __init__(
+        self, publishing: Publishing, callbacks: Callbacks, recording: Recording, clock: Clock, worker: str
+    ) -> None:
         self._publishing = publishing
         self._callbacks = callbacks
+        self._recording = recording
         self._clock = clock
         self._worker = worker
 
@@ -95,7 +106,7 @@ class Settlement:
             is gone leaves nothing to settle.
         """
         try:
-            return await self._settle(executed, executed.outcome)
+            return await self._settle_or_hand_back(executed)
         except LeaseLost as error:
             message = executed.delivery.message
             log.warning(
@@ -106,19 +117,35 @@ class Settlement:
             )
             return LostLease()
 
+    async def _settle_or_hand_back(self, executed: Executed) -> Outcome:
+        try:
+            return await self._settle(executed, executed.outcome)
+        except NotKept as error:
+            log.error(  # noqa: TRY400 - the traceback of our own waiting says nothing more
+                "the end of a task could not be kept, so its message goes back and it runs again",
+                task=executed.delivery.message.type,
+                task_id=executed.delivery.message.task_id,
+                cause=str(error),
+            )
+            await self._hand_back(executed)
+            return Drained()
+
+    async def _tell(self, executed: Executed, end: End, reply: Callable[[], Awaitable[None]]) -> None:
+        """Write the end into the result store, and tell the sender."""
+        await self._recording.tell(executed.delivery, executed.number, executed.record, end, reply)
+
     async def _settle(self, executed: Executed, outcome: Outcome) -> Outcome:
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater() | Snoozed() | Deferred() | Staged():
+            case RetryLater() | Snoozed() | Deferred() | Staged() | Throttled():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._fail(executed, ReplyType.FAILED, failure, reason)
             case Rejected(failure, reason):
                 await self._fail(executed, ReplyType.REJECTED, failure, reason)
-            case Cancelled():
-                await self._publishing.reply(executed.delivery, ReplyType.CANCELLED, b"null")
-                await executed.delivery.ack(hold=executed.hold)
+            case Cancelled(attempts):
+                await self._cancel(executed, attempts)
             case Expired():
                 await self._expire(executed, outcome)
             case Drained():
@@ -129,13 +156,25 @@ class Settlement:
 
     async def _succeed(self, executed: Executed, outcome: Outcome, result: bytes) -> Outcome:
         delivery = executed.delivery
-        if delivery.message.reply_to is not None:
-            try:
-                await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
-            except MessageTooLarge as error:
-                return await self._settle(executed, _too_large(error, len(result)))
+
+        async def reply() -> None:
+            await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
+
+        try:
+            await self._tell(executed, End(TaskState.SUCCEEDED, result), reply)
+        except MessageTooLarge as error:
+            return await self._settle(executed, _too_large(error, len(result)))
         await delivery.ack()
         return outcome
+
+    async def _cancel(self, executed: Executed, attempts: int | None) -> None:
+        delivery = executed.delivery
+
+        async def reply() -> None:
+            await self._publishing.reply(delivery, ReplyType.CANCELLED, b"null")
+
+        await self._tell(executed, End(TaskState.CANCELLED, attempts=attempts), reply)
+        await delivery.ack(hold=executed.hold)
 
     async def _run_again(self, executed: Executed, outcome: _Again) -> Outcome:
         """Publish the copy that runs later; where that cannot be, a dead letter with the task's own error."""
@@ -144,7 +183,10 @@ class Settlement:
         failure = outcome.failure if isinstance(outcome, RetryLater) else last_failure(delivery.message.headers)
         at_most_s = outcome.at_most_s if isinstance(outcome, RetryLater) else None
         # Nothing is early: a part of a millisecond counts as one, and a leg does not shorten the whole.
-        due_ms = outcome.until_ms if isinstance(outcome, Staged) else now_ms + math.ceil(outcome.delay_s * 1000)
+        if isinstance(outcome, (Staged, Throttled)):
+            due_ms, delay_s = outcome.until_ms, max(0, outcome.until_ms - now_ms) / 1000
+        else:
+            due_ms, delay_s = now_ms + math.ceil(outcome.delay_s * 1000), outcome.delay_s
         expires_ms = expires_at_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
@@ -153,14 +195,16 @@ class Settlement:
             if at_most_s is not None:
                 at_most_s = min(at_most_s, (expires_ms - now_ms) / 1000)
         try:
-            leg_s, staged = first_leg(outcome.delay_s, due_ms)
+            leg_s, staged = first_leg(delay_s, due_ms)
             headers = {**self._next_headers(executed, outcome), **staged, DUE_AT: due_ms}
-            copy = copy_of(delivery.message, headers=headers, drop=(UNKNOWN_SINCE, STAGED_UNTIL))
+            copy = copy_of(delivery.message, headers=headers, drop=_dropped_by(outcome))
             await self._publishing.copy(delivery, copy, Delay(leg_s, at_most_s))
         except (MessageTooLarge, Refused, ConfigurationError) as error:  # the last one: nobody waits for so long
             failure = outcome.failure if isinstance(outcome, RetryLater) else Failure.of(error)
             failed = Failed(failure, f"could not be published again: {error}")
             return await self._settle(executed, failed)
+        noted = outcome.failure if isinstance(outcome, RetryLater) else None
+        await self._recording.again(delivery, executed.number, executed.record, due_ms, noted)
         await delivery.ack(hold=executed.hold)
         return outcome
 
@@ -179,6 +223,8 @@ class Settlement:
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
             case Staged():
                 return {ATTEMPT: attempt}
+            case Throttled(until_ms):
+                return {ATTEMPT: attempt, TURN_AT: until_ms}
 
     def _history(self, executed: Executed, failure: Failure, now_ms: int) -> tuple[FailedAttempt, ...]:
         """Return the attempts that failed, this one included."""
@@ -203,11 +249,12 @@ class Settlement:
             except MessageTooLarge:
                 await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
 
+        end = End(TaskState.EXPIRED, failure=failure, reason="expired", attempts=expired.attempts)
         if failure is None:
-            await reply()
+            await self._tell(executed, end, reply)
             await delivery.ack(hold=executed.hold)
         else:
-            await self._bury(executed, self._record(executed, failure, "expired", expired.attempts), reply)
+            await self._bury(executed, self._record(executed, failure, "expired", expired.attempts), end, reply)
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
@@ -223,16 +270,21 @@ class Settlement:
                 cause=str(error),
             )
             return
-        await delivery.ack()
+        now_ms = self._clock.now_ms()
+        await self._recording.again(delivery, executed.number, executed.record, now_ms, None)
+        await delivery.ack(hold=executed.hold)
 
     async def _fail(self, executed: Executed, kind: str, failure: Failure, reason: str) -> None:
         async def reply() -> None:
             await self._publishing.failure_reply(executed.delivery, kind, failure)
 
-        await self._bury(executed, self._record(executed, failure, reason, executed.number), reply)
+        end = End(TaskState.FAILED, failure=failure, reason=reason, rejected=kind == ReplyType.REJECTED)
+        await self._bury(executed, self._record(executed, failure, reason, executed.number), end, reply)
 
-    async def _bury(self, executed: Executed, record: DeadLetterRecord, reply: Callable[[], Awaitable[None]]) -> None:
-        """Put the message with its error among the dead letters, tell the sender, send the callback, ack."""
+    async def _bury(
+        self, executed: Executed, record: DeadLetterRecord, end: End, reply: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Put the message with its error among the dead letters, tell store and sender, send the callback, ack."""
         delivery, message = executed.delivery, executed.delivery.message
         buried = True
         try:
@@ -247,7 +299,7 @@ class Settlement:
                 error=record.failure.type,
                 cause=str(error),
             )
-        await reply()
+        await self._tell(executed, end, reply)
         await self._callbacks.call(delivery, record)
         if buried:
             await delivery.ack(hold=executed.hold)
@@ -269,6 +321,12 @@ class Settlement:
             if is_told
             else self._history(executed, failure, now_ms),
         )
+
+
+def _dropped_by(outcome: _Again) -> tuple[str, ...]:
+    """Return the headers that the copy does not take over: each attempt needs a turn of its own."""
+    had_its_turn = isinstance(outcome, (RetryLater, Snoozed))
+    return (UNKNOWN_SINCE, STAGED_UNTIL, TURN_AT) if had_its_turn else (UNKNOWN_SINCE, STAGED_UNTIL)
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from asyncq.errors import ResultNotSerialisable, TimeLimitExceeded
 from asyncq.loggers import get_logger
-from asyncq.outcome import Drained, Failed, Failure, LostLease, Outcome, Rejected, RetryLater, Snoozed, Succeeded
+from asyncq.outcome import (
+    Cancelled,
+    Drained,
+    Failed,
+    Failure,
+    LostLease,
+    Outcome,
+    Rejected,
+    RetryLater,
+    Snoozed,
+    Succeeded,
+)
 from asyncq.retry import RetryDefaults, RetryPolicy, leaves_of, policy_for
 from asyncq.signals import Reject, Retry, Signal, Snooze
 from asyncq.worker.attempt import Attempt, Ending, LeaseGone, Overdue, Raised, Returned
@@ -33,7 +44,8 @@ def decide(attempt: Attempt, ending: Ending, defaults: RetryDefaults) -> Outcome
             return _succeeded(attempt, value)
         case Raised(error):
             signal = _signal_in(error)
-            if signal is not None:
+            # A task that is cancelled asks for nothing more: somebody has said that it shall not go on.
+            if signal is not None and attempt.interrupted != "cancel":
                 return _signalled(attempt, signal, error, defaults)
             if attempt.interrupted is not None:
                 return _interrupted(attempt, error, defaults)
@@ -113,6 +125,8 @@ def _cause_of(signal: Retry) -> BaseException | None:
 
 def _interrupted(attempt: Attempt, error: BaseException | None, defaults: RetryDefaults) -> Outcome:
     """The code ended, or did not, because we told it to stop: what it raised then is our doing."""
+    if attempt.interrupted == "cancel":
+        return Cancelled()
     if attempt.interrupted == "drain":
         return Drained()
     if attempt.interrupted == "lease":

@@ -1,9 +1,9 @@
 """A worker: the slots of some queues in one process, from start to drain.
 
-    run() ─▶ declare queues ─▶ slots consume ──stop()──▶ nothing new; running tasks may finish
-                                                              │ drain timeout
-                                                              ▼
-                                     async tasks are cancelled, all that runs is handed back ─▶ run() returns
+    run() ─▶ declare queues ─▶ read what is cancelled ─▶ slots consume ──stop()──▶ nothing new; running tasks may finish
+                                                                                        │ drain timeout
+                                                                                        ▼
+                                       async tasks are cancelled, all that runs is handed back ─▶ run() returns
 
 What each failure does: a lost connection is the broker adapter's to mend, and the slots go on; a deleted queue is
 declared again, and its slots consume anew; a broker that refuses us drains the worker and is raised by `run()`.
@@ -28,6 +28,7 @@ from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
+from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
 from asyncq.signature import Sender
@@ -35,11 +36,15 @@ from asyncq.sync import LoopBridge
 from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
+from asyncq.worker.cancelling import Cancelling
+from asyncq.worker.cleaning import keep_clean
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.publishing import Publishing
+from asyncq.worker.recording import Recording
+from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
@@ -73,6 +78,11 @@ class WorkerApp(Protocol):
     @property
     def retry_defaults(self) -> RetryDefaults:
         """The policies of tasks that have said nothing about theirs."""
+        ...
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Its way to its result store, if it has one."""
         ...
 
     @property
@@ -146,6 +156,8 @@ class Worker:
         self._clock = clock
         self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
         self._attempts = Attempts(broker, clock)
+        self._revocations = Revocations(clock, settings.cancellations_kept_s)
+        self._cancelling = Cancelling(broker, settings.cancellations_kept_s, self._revocations, self._attempts)
         self._threads = ThreadPool(places=sum(queues.values()))
         self._breakers = {
             queue: QueueBreaker(queue, rules, clock)
@@ -153,6 +165,14 @@ class Worker:
             if (rules := app.breakers.of(queue)) is not None
         }
         self._app = app
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._recording = Recording(
+            app.recorder,
+            app.tasks,
+            self._name,
+            interval_s=settings.progress_interval_s,
+            lease_s=settings.time_limit_s,
+        )
         self._queues = dict(queues)
         self._consumers: list[QueueConsumer] = []
         self._stop_requested = asyncio.Event()
@@ -209,7 +229,8 @@ class Worker:
         Raises:
             TopologyMismatch: A queue exists with other arguments.
             InvalidQueueName: A queue cannot be called so.
-            BrokerRefused: The broker will not have us any more.
+            BrokerRefused: The broker will not have us any more; or this user may not read what is cancelled.
+            QueueGone: The stream of what is cancelled is missing, and this app declares nothing.
         """
         await self._broker.ensure(self._specs)
         slot = self._make_slot()
@@ -225,11 +246,15 @@ class Worker:
                 self._fatal = self._fatal or error
                 self.stop()
 
-        log.info("worker consumes", queues=self._queues)
         try:
             async with anyio.create_task_group() as group:
-                for consumer in self._consumers:
-                    group.start_soon(consume, consumer)
+                group.start_soon(self._follow_cancellations)
+                if await self._cancellations_are_known():
+                    log.info("worker consumes", queues=self._queues)
+                    for consumer in self._consumers:
+                        group.start_soon(consume, consumer)
+                if self._app.recorder is not None:
+                    group.start_soon(keep_clean, self._app.recorder)
                 await self._stop_requested.wait()
                 await self._drain()
                 await self._end_leftovers()
@@ -242,6 +267,23 @@ class Worker:
         if self._fatal is not None:
             raise self._fatal
         return 0
+
+    async def _follow_cancellations(self) -> None:
+        try:
+            await self._cancelling.run()
+        except AsyncQError as error:
+            self._fatal = self._fatal or error
+            self.stop()
+
+    async def _cancellations_are_known(self) -> bool:
+        """Wait for it; return False where the worker is to stop before."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._cancelling.began, self._stop_requested)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.cancel()
+        return self._cancelling.began.is_set() and not self._stop_requested.is_set()
 
     def stop(self) -> None:
         """Drain, and let `run()` return: take nothing new, let what runs finish, hand back what takes too long."""
@@ -259,6 +301,7 @@ class Worker:
         with anyio.CancelScope(deadline=deadline):
             await self._all_ended()
             return
+        self._recording.give_up()
         if self._attempts:  # with no time to drain, the slots that are free have not ended either
             log.warning("drain timeout: what still runs is handed back", running=len(self._attempts))
         self._let_go_of_threads()
@@ -296,9 +339,10 @@ class Worker:
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
-        rules = RunRules(Limits(clock, settings.time_limit_s, self._grace_s), self._app.retry_defaults)
-        execution = Execution(intake, self._attempts, self._threads, rules, services)
+        limits = Limits(clock, settings.time_limit_s, self._grace_s)
+        rules = RunRules(limits, self._app.retry_defaults, self._revocations)
+        execution = Execution(intake, self._attempts, self._threads, rules, services, self._recording)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
-        settlement = Settlement(publishing, callbacks, clock, worker=f"{socket.gethostname()}:{os.getpid()}")
+        settlement = Settlement(publishing, callbacks, self._recording, clock, worker=self._name)
         return Slot(execution, settlement, self._attempts, clock)

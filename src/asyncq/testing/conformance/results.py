@@ -224,3 +224,20 @@ async def test_a_result_comes_through_a_lost_connection(bench: Bench) -> None:
         await bench.cut(producer.broker)
         gate.set()
         assert await handle.result(WAIT_S) == 7
+
+
+@behaviour
+async def test_an_id_that_is_sent_again_has_an_end_of_its_own_for_each_send(bench: Bench) -> None:
+    """The handle of the second send does not take the first one's end, though somebody still holds that handle."""
+    app = bench.app()
+
+    @app.task
+    async def echo(n: int) -> int:
+        return n
+
+    async with bench.working(app):
+        first = await echo.options(task_id="again").send(1)
+        assert await first.result(WAIT_S) == 1
+        second = await echo.options(task_id="again").send(2)
+        assert await second.result(WAIT_S) == 2
+        assert await first.result(WAIT_S) == 1
