@@ -452,7 +452,7 @@ class AsyncQ(TaskRegistry):
             NotOpen: The app was not entered.
         """
         from asyncq.scheduler.service import Scheduler  # noqa: PLC0415 - for who needs it only
-        from asyncq.scheduler.term import Work  # noqa: PLC0415
+        from asyncq.scheduler.work import Work  # noqa: PLC0415
 
         client, broker = self._open_client(), self.broker
         if not isinstance(broker, Leadership):
@@ -461,7 +461,7 @@ class AsyncQ(TaskRegistry):
         self.resolve()
         scheduled = self.schedules.resolve(self.signature, self.tasks)
         timeout_s = self.settings.publish_timeout_s
-        work = Work(self.name, scheduled, self.schedules.tz, client.publication, self._clock, timeout_s)
+        work = Work(self.name, scheduled, self.schedules.tz, client.send_by, self._clock, timeout_s)
         return Scheduler(work, broker)
 
     def dead_letters(self, queue: str) -> DeadLetterQueue:

@@ -13,7 +13,8 @@ from asyncq.errors import InvalidOption, LeaseLost
 from asyncq.leadership import Leadership, Term
 from asyncq.loggers import get_logger
 from asyncq.scheduler.requests import leadership_name
-from asyncq.scheduler.term import Counts, SchedulerTerm, Work
+from asyncq.scheduler.term import SchedulerTerm
+from asyncq.scheduler.work import Counts, Work
 
 __all__ = ["Scheduler", "SchedulerStats"]
 

@@ -21,23 +21,20 @@ import asyncio
 import json
 import os
 import socket
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from asyncq.broker import Publication, ReplyTo
-from asyncq.clock import Clock
 from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotSent, PublishError, PublishUncertain
 from asyncq.leadership import Note, Term
 from asyncq.loggers import get_logger
 from asyncq.message import HeaderValue
-from asyncq.scheduler.declared import Scheduled
 from asyncq.scheduler.definitions import Definitions
 from asyncq.scheduler.requests import PAUSE, REPORT, RESUME, answer_to, name_of
-from asyncq.signature import Signature
+from asyncq.scheduler.work import Counts, Work
 from asyncq.ticks import Due, Tick, Timetable
 
-__all__ = ["FIRE_TIME", "SCHEDULE", "Counts", "SchedulerTerm", "Work"]
+__all__ = ["FIRE_TIME", "SCHEDULE", "SchedulerTerm"]
 
 log = get_logger("asyncq.scheduler")
 
@@ -54,42 +51,6 @@ _AT_ONCE = 100
 _PAUSE_S = 1.0
 _LATE_S = 5.0
 _TICK_S = 0.001  # differences of a monotonic clock are a little less than what was slept
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a scheduler has to do.
-
-    Attributes:
-        app: The app's name.
-        scheduled: What it declares, by name.
-        tz: The zone of a `Cron` that names none.
-        prepare: Makes the message of a signature.
-        clock: Where the time comes from.
-        timeout_s: How long a publish waits for its confirm, in seconds.
-    """
-
-    app: str
-    scheduled: Mapping[str, Scheduled]
-    tz: str
-    prepare: Callable[[Signature[object]], Awaitable[Publication]]
-    clock: Clock
-    timeout_s: float
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was done, over all terms of a scheduler.
-
-    Attributes:
-        sent: Confirmed ticks, by schedule.
-        skipped: Fire times without a run, by schedule and reason: `missed`, `deadline`, `refused`.
-        lag_s: How late the last tick was confirmed, in seconds.
-    """
-
-    sent: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
-    lag_s: float = 0.0
 
 
 class SchedulerTerm:
@@ -201,10 +162,7 @@ class SchedulerTerm:
         )
         while True:
             try:
-                publication = await self._work.prepare(signature)
-                await self._term.publish(
-                    publication.message, publication.to, delay=publication.delay, timeout_s=self._work.timeout_s
-                )
+                await self._work.send(signature, self._publish_in_term)
             except LeaseLost:
                 raise
             except (NotSent, PublishUncertain) as error:
@@ -217,6 +175,11 @@ class SchedulerTerm:
             else:
                 self._confirmed(tick)
                 return
+
+    async def _publish_in_term(self, publication: Publication) -> None:
+        await self._term.publish(
+            publication.message, publication.to, delay=publication.delay, timeout_s=self._work.timeout_s
+        )
 
     def _confirmed(self, tick: Tick) -> None:
         self._counts.sent[tick.schedule] += 1
