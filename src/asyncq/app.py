@@ -22,6 +22,7 @@ from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.importable import refuse_while_imported
 from asyncq.keeping import KEEP_EVERYTHING
+from asyncq.leadership import Leadership
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
 from asyncq.options import QueueOptions, Sending, SendOptions, checked_id, retry_defaults_of
@@ -30,11 +31,13 @@ from asyncq.recording import Recorder, recorder_of
 from asyncq.registry import TaskRegistry, queues_of
 from asyncq.results import ResultHandle
 from asyncq.retry import RetryPolicy
+from asyncq.scheduler.declared import ScheduleOptions, Schedules
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
+    from asyncq.scheduler.service import Scheduler
     from asyncq.task_results import TaskResults
     from asyncq.worker.worker import Worker
 
@@ -61,6 +64,8 @@ class AsyncQ(TaskRegistry):
         breaker: When the slots of a queue pause, because nearly every delivery fails; None for never. Queues may
             have their own.
         queues: What is special about some queues, by their names; see `asyncq.options.QueueOptions`.
+        schedules: When tasks run by themselves, by the task's name: a timing, such as `Cron("0 8 * * *")` or a number
+            of seconds, or a mapping of `when`, `arguments`, the options of `schedule()` and those of a send.
         results: The URL of the result store, such as `sqlite:///results.db`; without it `ASYNCQ_RESULTS`, or none.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
@@ -85,6 +90,7 @@ class AsyncQ(TaskRegistry):
         retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
         breaker: CircuitBreaker | None = DEFAULT_BREAKER,
         queues: Mapping[str, QueueOptions] | None = None,
+        schedules: Mapping[str, Any] | None = None,
         results: str | None = None,
         **settings: Any,
     ) -> None:
@@ -93,6 +99,7 @@ class AsyncQ(TaskRegistry):
         self.settings = load_settings(**({"broker_url": url} if url is not None else {}), results=results, **settings)
         self.retry_defaults = retry_defaults_of(retry, queues or {})
         self.breakers = breaker_defaults_of(breaker, queues or {})
+        self.schedules = Schedules(schedules or {}, self.settings.timezone)
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
@@ -424,6 +431,40 @@ class AsyncQ(TaskRegistry):
         if queues is None:
             queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
         return Worker(self, self._open_client(), queues, self._clock)
+
+    def schedule(self, name: str, task: Signature[Any] | str, when: Any, **options: Unpack[ScheduleOptions]) -> None:
+        """Let a task run by itself, wherever a scheduler runs: `asyncq scheduler`, or `asyncq worker --scheduler`.
+
+        Args:
+            name: Of the schedule: letters, digits, `.`, `_`, `-`. It is part of its tasks' ids.
+            task: A signature, with arguments and the options of the send, or the name of a task without arguments.
+            when: `Cron`, `Every` or `At`; a number of seconds or a `timedelta` means `Every`.
+            **options: See `asyncq.scheduler.declared.ScheduleOptions`.
+
+        Raises:
+            InvalidOption: A value cannot be used, or there is such a schedule already.
+        """
+        self.schedules.add(name, self.signature(task), when, options)
+
+    def scheduler(self) -> Scheduler:
+        """Return a scheduler for this app; `await scheduler.run()` inside `async with app:` starts it.
+
+        Raises:
+            ConfigurationError: An included module cannot be imported, or a schedule cannot be used.
+            NotOpen: The app was not entered.
+        """
+        from asyncq.scheduler.service import Scheduler  # noqa: PLC0415 - for who needs it only
+        from asyncq.scheduler.work import Work  # noqa: PLC0415
+
+        client, broker = self._open_client(), self.broker
+        if not isinstance(broker, Leadership):
+            raise InvalidOption(f"{type(broker).__name__} has no leadership, so no scheduler can run on it.")
+        self.load_included()
+        self.resolve()
+        scheduled = self.schedules.resolve(self.signature, self.tasks)
+        timeout_s = self.settings.publish_timeout_s
+        work = Work(self.name, scheduled, self.schedules.tz, client.send_by, self._clock, timeout_s)
+        return Scheduler(work, broker)
 
     def dead_letters(self, queue: str) -> DeadLetterQueue:
         """Return the dead letters of a task queue: to count, look at, send back, remove.
