@@ -5,7 +5,7 @@ folders of pictures are shared with the images worker.
 
 - `POST /send-notification` answers at once, with the id of a mail that is sent later; `GET /task/{task_id}` says how
   far any task is.
-- `GET /` is a page that uploads pictures, follows their conversion by server-sent events, and shows them.
+- `GET /` is a page that uploads pictures, follows their conversion by server-sent events, cancels it, and shows them.
 - Both kinds of routes are here: `async def`, and `def`, which FastAPI runs in threads.
 
 Run it with `uvicorn web:api` in this folder; README.md says what has to run beside it. Its settings are environment
@@ -28,7 +28,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import images
 import mail
-from asyncq import Progress, TaskState
+from asyncq import AsyncQError, Progress, PublishUncertain, TaskState
 from asyncq.integrations.fastapi import (
     AsyncQDep,
     TaskId,
@@ -98,7 +98,7 @@ class TaskAnswer(Sent):
 
 settings = WebSettings()
 api = FastAPI(title="asyncq: a sample service", lifespan=asyncq_lifespan(mail.app, images.app))
-api.include_router(task_router())  # GET /tasks/{id}, and /tasks/{id}/events, which the page listens to
+api.include_router(task_router())  # /tasks/{id} and /tasks/{id}/events, which the page uses
 api.mount("/pictures", StaticFiles(directory=images.settings.output_dir, check_dir=False))
 add_error_handlers(api)
 
@@ -146,7 +146,13 @@ def convert_picture(picture: UploadFile) -> Sent:
     images.settings.input_dir.mkdir(parents=True, exist_ok=True)
     with (images.settings.input_dir / name).open("wb") as file:
         shutil.copyfileobj(picture.file, file)
-    handle = images.app.sync.send(images.convert.options(queue=settings.images_queue).s(name))
+    try:
+        handle = images.app.sync.send(images.convert.options(queue=settings.images_queue).s(name))
+    except PublishUncertain:  # a worker may come for it
+        raise
+    except AsyncQError:
+        (images.settings.input_dir / name).unlink(missing_ok=True)
+        raise
     return Sent(task_id=handle.id, status=TaskState.QUEUED)
 
 

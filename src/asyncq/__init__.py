@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asyncq.app import AsyncQ
     from asyncq.breaker import CircuitBreaker
     from asyncq.context import TaskContext, current_context
+    from asyncq.cron import Cron
     from asyncq.dead_letters.filters import DeadLetterFilter
     from asyncq.dead_letters.reports import PurgeReport, ReplayReport
     from asyncq.errors import (
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
         NotSent,
         PartlyDone,
         PartlySent,
+        ProcessDied,
         PublishError,
         PublishUncertain,
         ReplyLost,
         ResultError,
         ResultTimeout,
+        SoftTimeLimit,
         StoreUnavailable,
+        TaskCancelled,
         TaskExpired,
         TaskFailed,
         TaskNotFound,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from asyncq.failed_task import FailedTask
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
+    from asyncq.schedule import At, Every
     from asyncq.settings import Settings
     from asyncq.signals import Reject, Retry, Snooze
     from asyncq.signature import Signature
@@ -53,9 +58,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncQ",
     "AsyncQError",
+    "At",
     "BrokerError",
     "CircuitBreaker",
+    "Cron",
     "DeadLetterFilter",
+    "Every",
     "Exponential",
     "FailedTask",
     "Fixed",
@@ -64,6 +72,7 @@ __all__ = [
     "NotSent",
     "PartlyDone",
     "PartlySent",
+    "ProcessDied",
     "Progress",
     "PublishError",
     "PublishUncertain",
@@ -79,8 +88,10 @@ __all__ = [
     "Settings",
     "Signature",
     "Snooze",
+    "SoftTimeLimit",
     "StoreUnavailable",
     "Task",
+    "TaskCancelled",
     "TaskContext",
     "TaskExpired",
     "TaskFailed",
@@ -97,9 +108,12 @@ __all__ = [
 _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
+    "At": "asyncq.schedule",
     "BrokerError": "asyncq.errors",
     "CircuitBreaker": "asyncq.breaker",
+    "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
+    "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
@@ -108,6 +122,7 @@ _HOMES = {
     "NotSent": "asyncq.errors",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
+    "ProcessDied": "asyncq.errors",
     "Progress": "asyncq.results",
     "PublishError": "asyncq.errors",
     "PublishUncertain": "asyncq.errors",
@@ -123,9 +138,11 @@ _HOMES = {
     "Settings": "asyncq.settings",
     "Signature": "asyncq.signature",
     "Snooze": "asyncq.signals",
+    "SoftTimeLimit": "asyncq.errors",
     "StoreUnavailable": "asyncq.errors",
     "Task": "asyncq.task",
     "TaskContext": "asyncq.context",
+    "TaskCancelled": "asyncq.errors",
     "TaskExpired": "asyncq.errors",
     "TaskFailed": "asyncq.errors",
     "TaskNotFound": "asyncq.errors",

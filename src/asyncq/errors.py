@@ -35,6 +35,7 @@
     │   └── ReplyLost                  the reply queue is gone, and with it what was in it
     ├── ResultStoreError               the store of statuses and results said no, or nothing
     │   ├── StoreUnavailable           cannot be reached, or does not answer; trying again may help
+    │   ├── StoreRefused               it is there and will not have us, or cannot be: a person has to look
     │   └── StoreSchemaMismatch        it was not prepared, or by another version of asyncq
     ├── MalformedMessage               a message that is no task message
     └── ResultError                    what a handle's `result()` can raise
@@ -52,6 +53,9 @@
         ├── ResultTooLarge
         └── InvalidResult              the reply does not fit the declared return type
 
+`ProcessDied` is recorded as the error of a task whose process crashed, or was killed.
+`SoftTimeLimit` is raised inside a task at its soft time limit. It is no `Exception`, but a `CancelledError`: code that
+cleans up when it is cancelled does so, and `except Exception` lets it through.
 `DeliveredTooOften` is recorded as the error of a message that no worker has brought to an end.
 `TimeLimitExceeded` is recorded as a task's error. It is a `TimeoutError`, so a policy for `TimeoutError`
 retries it only where it says so by this name (see `retry.py`).
@@ -59,6 +63,7 @@ retries it only where it says so by this name (see `retry.py`).
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -89,6 +94,7 @@ __all__ = [
     "NotSent",
     "PartlyDone",
     "PartlySent",
+    "ProcessDied",
     "PublishError",
     "PublishUncertain",
     "QueueGone",
@@ -100,6 +106,8 @@ __all__ = [
     "ResultStoreError",
     "ResultTimeout",
     "ResultTooLarge",
+    "SoftTimeLimit",
+    "StoreRefused",
     "StoreSchemaMismatch",
     "StoreUnavailable",
     "TaskCancelled",
@@ -279,6 +287,10 @@ class StoreUnavailable(ResultStoreError):
     """The result store cannot be reached, or does not answer in time. Trying again may help."""
 
 
+class StoreRefused(ResultStoreError):
+    """The result store will not have us: a wrong password, no such database or folder, one that may not be written."""
+
+
 class StoreSchemaMismatch(ResultStoreError):
     """The result store was not prepared for use, or by another version of asyncq. The message says what to do."""
 
@@ -390,3 +402,14 @@ class DeliveredTooOften(AsyncQError):
 
 class TimeLimitExceeded(AsyncQError, TimeoutError):
     """The task ran longer than its time limit."""
+
+
+class ProcessDied(AsyncQError):
+    """The process that ran the task has ended in the middle of it: it crashed, left by `os._exit()`, or was killed."""
+
+
+class SoftTimeLimit(CancelledError):
+    """Raised inside a task at its soft time limit, so that it can clean up, or return what it has so far.
+
+    A retry policy retries it only where it names it.
+    """

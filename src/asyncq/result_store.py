@@ -49,6 +49,7 @@ class ResultStore(Protocol):
 
         Raises:
             StoreUnavailable: It cannot be reached. It may be opened again later.
+            StoreRefused: It will not have us. Opening it again does not help.
             StoreSchemaMismatch: It was not prepared by `init`, or by another version of asyncq.
         """
         ...
@@ -109,7 +110,8 @@ class ResultStore(Protocol):
     def watch(self, id: str) -> AsyncIterator[TaskStatus]:  # noqa: A002 - the field's own word
         """Iterate the statuses of a task as they change, beginning with the present one if there is one.
 
-        It ends after a final state, which it never misses, and goes on while the store is away. States that last
+        It ends after a final state, which it never misses, or where the record is deleted, and goes on while the store
+        is away. States that last
         only for a moment may be left out. An id that nothing is known of is waited for.
         """
         ...

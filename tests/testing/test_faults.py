@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import threading
 
 import pytest
@@ -19,6 +20,7 @@ from asyncq import (
     current_context,
 )
 from asyncq.errors import NoContext, UnknownTask
+from asyncq.testing import process_tasks
 from asyncq.testing.harness import running
 
 AGAIN = RetryPolicy(max_attempts=5, backoff=Fixed(60), jitter=False)
@@ -191,3 +193,21 @@ async def test_what_cannot_be_raised_is_refused_at_once(app, charge):
         for error in ("away", int, 7):
             with pytest.raises(TypeError, match="takes an exception"):
                 harness.faults.fail(charge, error=error)
+
+
+async def test_a_task_with_a_process_of_its_own_can_be_made_to_fail_and_to_hang():
+    """Its faults are the test's; what runs without one runs in its process."""
+    app = AsyncQ("shop")
+    policy = RetryPolicy(backoff=Fixed(5), jitter=False)
+    pid = app.task(run_in="process", retry=policy, time_limit=60)(process_tasks.pid)
+    async with running(app) as harness:
+        own = await pid.send()
+        await harness.run_until_idle()
+        assert await own.result(1) != os.getpid()
+        harness.faults.fail(pid, error=ConnectionError("away"))
+        harness.faults.hang(pid)
+        handle = await pid.send()
+        await harness.run_until_idle()
+        with pytest.raises(TaskFailed, match="TimeLimitExceeded"):
+            await handle.result(1)
+    assert pid.runs_in == "process"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from asyncq.app import AsyncQ
 from asyncq.cli.leftovers import Leftovers
 from asyncq.cli.report import FAULT, exit_code_of, message_of, report
+from asyncq.cli.scheduler import scheduling
 from asyncq.cli.stopping import StopSignals, exit_at_once
 from asyncq.errors import BrokerRefused, TopologyMismatch
 from asyncq.loggers import get_logger
@@ -25,7 +26,13 @@ log = get_logger("asyncq.cli")
 
 
 async def serve(
-    app: AsyncQ, queues: Mapping[str, int], link: SupervisorLink | None, *, max_tasks: int | None, as_log: bool
+    app: AsyncQ,
+    queues: Mapping[str, int],
+    link: SupervisorLink | None,
+    *,
+    max_tasks: int | None,
+    as_log: bool,
+    scheduler: bool,
 ) -> int:
     """Run a worker until it is asked to stop.
 
@@ -35,6 +42,7 @@ async def serve(
         link: The way to its supervisor, if it has one.
         max_tasks: After so many tasks it drains, and asks to be started again.
         as_log: Whether errors are told as log lines.
+        scheduler: Whether a scheduler runs beside it.
 
     Returns:
         The exit code; see `asyncq.worker.exit_codes`.
@@ -56,7 +64,8 @@ async def serve(
             if max_tasks is not None:
                 running.restart_after(max_tasks)
             telling = asyncio.create_task(_tell_supervisor(running, link, app.settings.drain_timeout_s))
-            code = await running.run()
+            async with scheduling(app, wanted=scheduler):
+                code = await running.run()
             telling.cancel()
     except Exception as error:
         if running is None:

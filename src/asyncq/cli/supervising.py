@@ -30,7 +30,7 @@ class WorkerCommand:
     Attributes:
         target: MODULE:APP.
         queues: As `--queue` takes them.
-        options: The other options by name; None where one was not given.
+        options: The other options by name; None where one was not given, True for a flag.
     """
 
     target: str
@@ -40,7 +40,11 @@ class WorkerCommand:
     def arguments(self) -> list[str]:
         """Return the program and its arguments."""
         queues = [f"--queue={queue}" for queue in self.queues]
-        options = [f"--{name}={value}" for name, value in self.options.items() if value is not None]
+        options = [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in self.options.items()
+            if value is not None
+        ]
         return [sys.executable, "-m", "asyncq", "worker", *queues, *options, "--", self.target]
 
 

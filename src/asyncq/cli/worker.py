@@ -88,6 +88,9 @@ def worker(  # noqa: PLR0913 - the options of the command
         float | None,
         typer.Option(metavar="SECONDS", min=0, help="How long running tasks may finish after the first SIGTERM."),
     ] = None,
+    scheduler: Annotated[
+        bool, typer.Option("--scheduler", help="Run a scheduler beside it; of all that run, one sends what is due.")
+    ] = False,
 ) -> None:
     """Run the tasks of an app.
 
@@ -110,6 +113,7 @@ def worker(  # noqa: PLR0913 - the options of the command
                 "log-level": log_level,
                 "log-format": log_format,
                 "drain-timeout": drain_timeout,
+                "scheduler": scheduler or None,
             }
             # By the environment: what is on a command line, every user of the machine can read.
             if broker_url is not None:
@@ -126,7 +130,8 @@ def worker(  # noqa: PLR0913 - the options of the command
                 override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
                 queues = _queues(app, queue or [])
                 _introduce(app, target, queues, as_log=as_log, link=link)
-                code = run_to_end(serve(app, queues, link, max_tasks=max_tasks, as_log=as_log), loop_factory(loop))
+                serving = serve(app, queues, link, max_tasks=max_tasks, as_log=as_log, scheduler=scheduler)
+                code = run_to_end(serving, loop_factory(loop))
     except asyncio.CancelledError:
         code = DRAINED  # a signal while it was still connecting: nothing had begun
     except Exception as error:  # noqa: BLE001 - the end of the process; whatever it is, it is told

@@ -39,6 +39,7 @@ class Attempts:
         outcomes: How many deliveries ended how.
         started: How many attempts have begun.
         on_start: Called when one begins.
+        on_given_up: Called when there is one attempt more that goes on although it was given up.
     """
 
     def __init__(self, broker: Broker, clock: Clock, lease_patience_s: float = LEASE_PATIENCE_S) -> None:
@@ -51,6 +52,7 @@ class Attempts:
         self.outcomes: Counter[str] = Counter()
         self.started = 0
         self.on_start: Callable[[], None] | None = None
+        self.on_given_up: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(tuple(self._running))
@@ -87,6 +89,8 @@ class Attempts:
             del self._by_message[message_id]
         if not attempt.finished:
             self._overdue.add(attempt)
+            if self.on_given_up is not None:
+                self.on_given_up()
 
     def cancel(self, ids: Container[str]) -> None:
         """Tell the attempts of these tasks to stop."""

@@ -17,6 +17,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, Literal
 
@@ -44,12 +45,20 @@ class Watchdog:
         attempts: What runs on it.
         threads: What runs in threads.
         blocked_after_s: For how long the loop may not answer, in seconds; 0 watches nothing, and dumps all the same.
+        process_of: Returns the id of the process that runs an attempt, where one does.
     """
 
-    def __init__(self, attempts: Attempts, threads: ThreadPool, blocked_after_s: float) -> None:
+    def __init__(
+        self,
+        attempts: Attempts,
+        threads: ThreadPool,
+        blocked_after_s: float,
+        process_of: Callable[[Attempt], int | None] = lambda _: None,
+    ) -> None:
         self._attempts = attempts
         self._threads = threads
         self._blocked_after_s = blocked_after_s
+        self._process_of = process_of
         self._words: SimpleQueue[_Word] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -168,6 +177,8 @@ class Watchdog:
         if attempt.code is not None:
             running = attempt.code is on_loop
             return stack_of_thread(self._loop_thread) if running else stack_of_suspended(attempt.code)
+        if (process := self._process_of(attempt)) is not None:
+            return f"  in process {process}"
         thread = self._threads.thread_of(attempt)
         return stack_of_thread(thread) if thread is not None else ""
 

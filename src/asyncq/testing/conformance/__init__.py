@@ -39,7 +39,10 @@ THEMES: Final = (
     "breaker",
     "cancelling",
     "rates",
+    "limits",
+    "processes",
     "working",
+    "leading",
 )
 
 _MODULES: Final = [f"{__name__}.{theme}" for theme in THEMES]

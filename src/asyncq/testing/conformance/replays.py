@@ -129,7 +129,14 @@ async def test_a_replayed_task_is_the_same_task_with_its_attempts_from_the_first
     """Id, body, reply address and the sender's own headers stay; of its death only the history is left."""
     dead = make_message(
         1,
-        headers={"mine": "kept", "asyncq-attempt": 4, "asyncq-first-at": 1, "asyncq-expires-at": 2, "asyncq-due-at": 3},
+        headers={
+            "mine": "kept",
+            "asyncq-attempt": 4,
+            "asyncq-first-at": 1,
+            "asyncq-expires-at": 2,
+            "asyncq-deadline-at": 2,
+            "asyncq-due-at": 3,
+        },
         reply_to="asyncq.reply.somewhere",
         app_id="shop",
     )
@@ -143,7 +150,7 @@ async def test_a_replayed_task_is_the_same_task_with_its_attempts_from_the_first
     assert same[0] == same[1]
     assert message.message_id not in {None, dead.message_id}
     headers = {name for name in message.headers if not name.startswith("x-")}
-    assert headers == {"mine", "asyncq-history"}
+    assert headers == {"mine", "asyncq-history", "asyncq-sent-at", "asyncq-replays"}
 
 
 @behaviour
