@@ -28,7 +28,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import images
 import mail
-from asyncq import Progress, TaskState
+from asyncq import AsyncQError, Progress, PublishUncertain, TaskState
 from asyncq.integrations.fastapi import (
     AsyncQDep,
     TaskId,
@@ -146,7 +146,13 @@ def convert_picture(picture: UploadFile) -> Sent:
     images.settings.input_dir.mkdir(parents=True, exist_ok=True)
     with (images.settings.input_dir / name).open("wb") as file:
         shutil.copyfileobj(picture.file, file)
-    handle = images.app.sync.send(images.convert.options(queue=settings.images_queue).s(name))
+    try:
+        handle = images.app.sync.send(images.convert.options(queue=settings.images_queue).s(name))
+    except PublishUncertain:  # a worker may come for it
+        raise
+    except AsyncQError:
+        (images.settings.input_dir / name).unlink(missing_ok=True)
+        raise
     return Sent(task_id=handle.id, status=TaskState.QUEUED)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asyncq.app import AsyncQ
     from asyncq.breaker import CircuitBreaker
     from asyncq.context import TaskContext, current_context
+    from asyncq.cron import Cron
     from asyncq.dead_letters.filters import DeadLetterFilter
     from asyncq.dead_letters.reports import PurgeReport, ReplayReport
     from asyncq.errors import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from asyncq.failed_task import FailedTask
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
+    from asyncq.schedule import At, Every
     from asyncq.settings import Settings
     from asyncq.signals import Reject, Retry, Snooze
     from asyncq.signature import Signature
@@ -56,9 +58,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncQ",
     "AsyncQError",
+    "At",
     "BrokerError",
     "CircuitBreaker",
+    "Cron",
     "DeadLetterFilter",
+    "Every",
     "Exponential",
     "FailedTask",
     "Fixed",
@@ -103,9 +108,12 @@ __all__ = [
 _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
+    "At": "asyncq.schedule",
     "BrokerError": "asyncq.errors",
     "CircuitBreaker": "asyncq.breaker",
+    "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
+    "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",

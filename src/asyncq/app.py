@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
-
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from asyncq.breaker import DEFAULT_BREAKER, CircuitBreaker, breaker_defaults_of
 from asyncq.broker import Broker, Identity, QueueSpec
@@ -21,20 +18,22 @@ from asyncq.client import Client
 from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.importable import refuse_while_imported
-from asyncq.keeping import KEEP_EVERYTHING
+from asyncq.leadership import Leadership
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
-from asyncq.options import QueueOptions, Sending, SendOptions, checked_id, retry_defaults_of
+from asyncq.options import QueueOptions, retry_defaults_of
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, recorder_of
-from asyncq.registry import TaskRegistry, queues_of
-from asyncq.results import ResultHandle
+from asyncq.registry import queues_of
 from asyncq.retry import RetryPolicy
+from asyncq.scheduler.declared import ScheduleOptions, Schedules
+from asyncq.sending_app import SendingApp
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
+    from asyncq.scheduler.service import Scheduler
     from asyncq.task_results import TaskResults
     from asyncq.worker.worker import Worker
 
@@ -47,7 +46,7 @@ R = TypeVar("R")
 BrokerFactory = Callable[[Settings], Broker]
 
 
-class AsyncQ(TaskRegistry):
+class AsyncQ(SendingApp):
     """An app: its tasks, its settings, and its way to the broker.
 
     Args:
@@ -61,6 +60,8 @@ class AsyncQ(TaskRegistry):
         breaker: When the slots of a queue pause, because nearly every delivery fails; None for never. Queues may
             have their own.
         queues: What is special about some queues, by their names; see `asyncq.options.QueueOptions`.
+        schedules: When tasks run by themselves, by the task's name: a timing, such as `Cron("0 8 * * *")` or a number
+            of seconds, or a mapping of `when`, `arguments`, the options of `schedule()` and those of a send.
         results: The URL of the result store, such as `sqlite:///results.db`; without it `ASYNCQ_RESULTS`, or none.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
@@ -85,6 +86,7 @@ class AsyncQ(TaskRegistry):
         retry: RetryPolicy | Sequence[RetryPolicy] | None = None,
         breaker: CircuitBreaker | None = DEFAULT_BREAKER,
         queues: Mapping[str, QueueOptions] | None = None,
+        schedules: Mapping[str, Any] | None = None,
         results: str | None = None,
         **settings: Any,
     ) -> None:
@@ -93,6 +95,7 @@ class AsyncQ(TaskRegistry):
         self.settings = load_settings(**({"broker_url": url} if url is not None else {}), results=results, **settings)
         self.retry_defaults = retry_defaults_of(retry, queues or {})
         self.breakers = breaker_defaults_of(breaker, queues or {})
+        self.schedules = Schedules(schedules or {}, self.settings.timezone)
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
@@ -259,151 +262,6 @@ class AsyncQ(TaskRegistry):
             "in code without an event loop."
         )
 
-    # --- sending
-
-    async def send_signature(self, signature: Signature[R]) -> ResultHandle[R]:
-        """Publish the signature; what `Task.send` calls. Raises what `Client.send_signature` raises."""
-        return await self._open_client().send_signature(signature)
-
-    async def call_signature(self, signature: Signature[R]) -> R:
-        """Publish the signature and wait for its result; what `Task.call` calls."""
-        return await self._open_client().call_signature(signature)
-
-    @overload
-    async def send(self, task: Signature[R]) -> ResultHandle[R]: ...
-    @overload
-    async def send(
-        self, task: str, arguments: Mapping[str, Any] | BaseModel | None = None, **options: Unpack[SendOptions]
-    ) -> ResultHandle[Any]: ...
-    async def send(
-        self,
-        task: str | Signature[Any],
-        arguments: Mapping[str, Any] | BaseModel | None = None,
-        **options: Unpack[SendOptions],
-    ) -> ResultHandle[Any]:
-        """Send a signature, or a task by its name, without its code.
-
-        Args:
-            task: A signature, or the name on the wire: `shop.send_email`.
-            arguments: By name. They are checked here only where this app has the task; otherwise by the worker.
-            **options: See `asyncq.options.SendOptions`. Without `queue=` the task's own queue is used, or, where
-                this app does not know the task, the part of its name before the last dot.
-
-        Returns:
-            The handle, once the broker has confirmed the message.
-
-        Raises:
-            PublishError: Its subclasses say what happened.
-            InvalidOption: The arguments cannot be written as JSON, or an option cannot be used.
-        """
-        return await self._open_client().send_signature(self.signature(task, arguments, **options))
-
-    @overload
-    async def call(self, task: Signature[R]) -> R: ...
-    @overload
-    async def call(
-        self, task: str, arguments: Mapping[str, Any] | BaseModel | None = None, **options: Unpack[SendOptions]
-    ) -> Any: ...
-    async def call(
-        self,
-        task: str | Signature[Any],
-        arguments: Mapping[str, Any] | BaseModel | None = None,
-        **options: Unpack[SendOptions],
-    ) -> Any:
-        """Send, and wait for the result. Arguments and errors as for `send`, and those of `ResultHandle.result`."""
-        return await self._open_client().call_signature(self.signature(task, arguments, **options))
-
-    async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
-        """Send many signatures with their confirms pipelined: many times faster than one by one.
-
-        Args:
-            signatures: Read as they are needed, 1,000 at a time.
-
-        Returns:
-            A handle for each, in order.
-
-        Raises:
-            PartlySent: Some were not taken; its `outcomes` tell which.
-        """
-        return await self._open_client().send_many(signatures)
-
-    async def cancel(self, *ids: str) -> None:
-        """Let tasks not run, or stop them where they run, by their ids. Returns when the broker has confirmed it.
-
-        What has ended, and an id that no task has, is no error. A cancelled id stays cancelled for
-        `cancellations_kept_s`: a later send, or a replay of a dead letter, with this id ends as cancelled too, unless
-        `undo_cancel` came before it.
-
-        Args:
-            *ids: Of tasks of any app in this namespace; see `ResultHandle.id`.
-
-        Raises:
-            InvalidOption: One cannot be a task's id, or cancelling is switched off, by `cancellations_kept_s=0`.
-            PublishError: The broker did not take it, or it is unknown whether it did. Cancelling again is safe.
-            BrokerError: It could not be kept: a permission is missing, or the broker has no streams.
-        """
-        await self._open_client().canceller.cancel(ids)
-
-    async def undo_cancel(self, *ids: str) -> None:
-        """Let tasks run again that were cancelled: those that no worker has come to, and later sends of these ids.
-
-        Args:
-            *ids: Theirs.
-
-        Raises:
-            Exception: What `cancel` raises.
-        """
-        await self._open_client().canceller.undo(ids)
-
-    def handle(self, task_id: str) -> ResultHandle[Any]:
-        """Return a handle for a task that any process has sent: its status, progress and result.
-
-        Its result is not checked against a type; `task.handle(id)` returns a typed one. Without a result store only
-        what this app itself has sent, with a handle that still lives, can be asked.
-
-        Args:
-            task_id: The task's id, as `handle.id` of its sender.
-
-        Raises:
-            NotOpen: The app was not entered.
-            InvalidOption: That is no id.
-        """
-        return self.handle_of(task_id, None, from_json)
-
-    def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
-        """Return a handle; what `Task.handle` calls."""
-        return self._open_client().handle_of(checked_id(task_id), task, decode)
-
-    def signature(
-        self,
-        task: str | Signature[Any],
-        arguments: Mapping[str, Any] | BaseModel | None = None,
-        **options: Unpack[SendOptions],
-    ) -> Signature[Any]:
-        """Return the signature of a task by its name; `app.sync.send(app.signature(...))` sends it.
-
-        Args:
-            task: The name on the wire, or a signature, which is returned as it is, with the options if there are any.
-            arguments: By name.
-            **options: See `asyncq.options.SendOptions`.
-        """
-        if isinstance(task, Signature):
-            if arguments is not None:
-                raise InvalidOption("A signature has its arguments already; give them to `.s(...)`.")
-            return task.options(**options) if options else task
-        if not isinstance(task, str):
-            raise InvalidOption(f"A task's name or a signature, such as `task.s(1, 2)`, is wanted here, not {task!r}.")
-        known = self.tasks.get(task)
-        return Signature(
-            name=task,
-            body=_body_of(task, arguments) if known is None else known.arguments.encode_named(arguments or {}),
-            queue=known.queue if known is not None else (task.rpartition(".")[0] or self.name),
-            reply=known.reply if known is not None else True,
-            decode=known.results.decode if known is not None else from_json,
-            keeping=known.keeping if known is not None else KEEP_EVERYTHING,
-            sending=Sending.of(options),
-        )
-
     # --- working
 
     def worker(self, queues: Mapping[str, int] | None = None) -> Worker:
@@ -424,6 +282,40 @@ class AsyncQ(TaskRegistry):
         if queues is None:
             queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
         return Worker(self, self._open_client(), queues, self._clock)
+
+    def schedule(self, name: str, task: Signature[Any] | str, when: Any, **options: Unpack[ScheduleOptions]) -> None:
+        """Let a task run by itself, wherever a scheduler runs: `asyncq scheduler`, or `asyncq worker --scheduler`.
+
+        Args:
+            name: Of the schedule: letters, digits, `.`, `_`, `-`. It is part of its tasks' ids.
+            task: A signature, with arguments and the options of the send, or the name of a task without arguments.
+            when: `Cron`, `Every` or `At`; a number of seconds or a `timedelta` means `Every`.
+            **options: See `asyncq.scheduler.declared.ScheduleOptions`.
+
+        Raises:
+            InvalidOption: A value cannot be used, or there is such a schedule already.
+        """
+        self.schedules.add(name, self.signature(task), when, options)
+
+    def scheduler(self) -> Scheduler:
+        """Return a scheduler for this app; `await scheduler.run()` inside `async with app:` starts it.
+
+        Raises:
+            ConfigurationError: An included module cannot be imported, or a schedule cannot be used.
+            NotOpen: The app was not entered.
+        """
+        from asyncq.scheduler.service import Scheduler  # noqa: PLC0415 - for who needs it only
+        from asyncq.scheduler.work import Work  # noqa: PLC0415
+
+        client, broker = self._open_client(), self.broker
+        if not isinstance(broker, Leadership):
+            raise InvalidOption(f"{type(broker).__name__} has no leadership, so no scheduler can run on it.")
+        self.load_included()
+        self.resolve()
+        scheduled = self.schedules.resolve(self.signature, self.tasks)
+        timeout_s = self.settings.publish_timeout_s
+        work = Work(self.name, scheduled, self.schedules.tz, client.send_by, self._clock, timeout_s)
+        return Scheduler(work, broker)
 
     def dead_letters(self, queue: str) -> DeadLetterQueue:
         """Return the dead letters of a task queue: to count, look at, send back, remove.
@@ -459,17 +351,3 @@ def _broker_at_url(settings: Settings) -> Broker:
     from asyncq.rabbitmq.adapter import RabbitMQ  # noqa: PLC0415
 
     return RabbitMQ(settings)
-
-
-def _body_of(task: str, arguments: Mapping[str, Any] | BaseModel | None) -> bytes:
-    if not task or len(task.encode()) > 255:
-        raise InvalidOption(f"A task's name has 1 to 255 bytes; {task!r} has not.")
-    if isinstance(arguments, BaseModel):
-        return arguments.model_dump_json(by_alias=True).encode()
-    for name in arguments or {}:
-        if not isinstance(name, str) or name.startswith("$"):
-            raise InvalidOption(f"An argument's name is a string that does not begin with '$'; {name!r} is not.")
-    try:
-        return to_json(dict(arguments or {}), bytes_mode="base64", inf_nan_mode="strings")
-    except (PydanticSerializationError, ValueError) as error:
-        raise InvalidOption(f"The arguments of {task} cannot be written as JSON: {error}") from None

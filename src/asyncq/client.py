@@ -10,7 +10,7 @@ a handle for them lives, so replies that nobody claims take no memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -134,6 +134,20 @@ class Client:
         await self._publish(signature, publication)
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    async def send_by(self, signature: Signature[Any], publish: Callable[[Publication], Awaitable[None]]) -> None:
+        """Send the signature by another way to the broker, without a reply.
+
+        Args:
+            signature: What to send.
+            publish: Returns once the broker has confirmed it. What it raises passes unchanged.
+
+        Raises:
+            InvalidOption: It would expire before it is due.
+        """
+        publication, _ = await self._prepare(signature, reply=False)
+        await publish(publication)
+        await self._note([(signature, publication.message)])
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
         """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.

@@ -35,6 +35,7 @@
     │   └── ReplyLost                  the reply queue is gone, and with it what was in it
     ├── ResultStoreError               the store of statuses and results said no, or nothing
     │   ├── StoreUnavailable           cannot be reached, or does not answer; trying again may help
+    │   ├── StoreRefused               it is there and will not have us, or cannot be: a person has to look
     │   └── StoreSchemaMismatch        it was not prepared, or by another version of asyncq
     ├── MalformedMessage               a message that is no task message
     └── ResultError                    what a handle's `result()` can raise
@@ -106,6 +107,7 @@ __all__ = [
     "ResultTimeout",
     "ResultTooLarge",
     "SoftTimeLimit",
+    "StoreRefused",
     "StoreSchemaMismatch",
     "StoreUnavailable",
     "TaskCancelled",
@@ -283,6 +285,10 @@ class ResultStoreError(AsyncQError):
 
 class StoreUnavailable(ResultStoreError):
     """The result store cannot be reached, or does not answer in time. Trying again may help."""
+
+
+class StoreRefused(ResultStoreError):
+    """The result store will not have us: a wrong password, no such database or folder, one that may not be written."""
 
 
 class StoreSchemaMismatch(ResultStoreError):

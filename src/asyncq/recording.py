@@ -145,6 +145,7 @@ class Recorder:
 
         Raises:
             StoreSchemaMismatch: A person has to prepare it.
+            StoreRefused: It will not have us: a wrong password, no such database or folder.
         """
         try:
             await self._ready()

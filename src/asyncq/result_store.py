@@ -49,6 +49,7 @@ class ResultStore(Protocol):
 
         Raises:
             StoreUnavailable: It cannot be reached. It may be opened again later.
+            StoreRefused: It will not have us. Opening it again does not help.
             StoreSchemaMismatch: It was not prepared by `init`, or by another version of asyncq.
         """
         ...

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
             be what kills workers. Of it and `delivery_limit`, the lower one holds.
         delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
             and without a reply: the backstop. It is an argument of the queues.
+        timezone: The time zone of a `Cron` that names none, by its IANA name, such as `Europe/Berlin`.
         cancellations_kept_s: How long a cancelled task is remembered, in seconds: it must be longer than any delay, or
             the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, for brokers
             without streams.
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     max_abandoned_threads: int = Field(default=10, ge=1)
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
+    timezone: str = "UTC"
     cancellations_kept_s: float = Field(default=7 * 86400.0, ge=0, le=400 * 86400)
     results: str = Field(default="none", repr=False)  # likewise
     result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0, le=100 * 365 * 24 * 3600.0)

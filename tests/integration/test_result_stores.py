@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from asyncq.errors import StoreSchemaMismatch, StoreUnavailable
+from asyncq.errors import StoreRefused, StoreSchemaMismatch, StoreUnavailable
 from asyncq.status import StatusUpdate, TaskState
 from asyncq.stores.urls import store_of
 from servers import Postgres, Redis
@@ -93,7 +93,7 @@ async def test_postgresql_without_tables_says_what_to_do(postgres):
 async def test_a_database_that_does_not_exist_is_named_without_the_password(postgres):
     """The server's own words, and the URL for people."""
     store = store_of(postgres.url.replace("/postgres", "/missing"), timeout_s=30.0)
-    with pytest.raises(StoreUnavailable, match=r'postgresql://asyncq@127.*database "missing" does not exist') as caught:
+    with pytest.raises(StoreRefused, match=r'postgresql://asyncq@127.*database "missing" does not exist') as caught:
         await store.open()
     assert "not-checked" not in str(caught.value)
 
@@ -101,7 +101,7 @@ async def test_a_database_that_does_not_exist_is_named_without_the_password(post
 async def test_a_redis_that_wants_another_password_says_so(redis):
     """Without showing the one that was tried."""
     store = store_of(redis.url.replace("redis://", "redis://someone:secret@"), timeout_s=30.0)
-    with pytest.raises(StoreUnavailable, match=r"cannot be used now: .*[Pp]assword") as caught:
+    with pytest.raises(StoreRefused, match=r"will not have us: .*[Pp]assword") as caught:
         await store.open()
     assert "secret" not in str(caught.value)
 

@@ -12,11 +12,14 @@ import asyncq
 from asyncq import errors
 
 PUBLIC = [
+    "At",
     "AsyncQ",
     "AsyncQError",
     "BrokerError",
     "CircuitBreaker",
+    "Cron",
     "DeadLetterFilter",
+    "Every",
     "Exponential",
     "FailedTask",
     "Fixed",

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncq.errors import ConfigurationError, StoreSchemaMismatch, StoreUnavailable
+from asyncq.errors import ConfigurationError, StoreRefused, StoreSchemaMismatch, StoreUnavailable
 from asyncq.outcome import Failure
 from asyncq.result_store import DEFAULT_TTL_S
 from asyncq.status import Progress, StatusUpdate, TaskState, TaskStatus
@@ -34,6 +34,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
         ("postgres://shop:secret@db/shop", "postgres://shop@db/shop"),
         ("redis://:secret@cache:6380/2", "redis://cache:6380/2"),
         ("rediss://shop:secret@cache", "rediss://shop@cache"),
+        ("redis://secret@cache", "redis://cache"),
         ("memory://", "memory://"),
     ],
 )
@@ -177,7 +178,7 @@ def update(id_: str, state: TaskState = TaskState.QUEUED) -> StatusUpdate:
 async def test_a_file_whose_folder_does_not_exist_says_so(tmp_path):
     """And can be used once it does."""
     store = store_of(f"sqlite:///{tmp_path}/none/results.db")
-    with pytest.raises(StoreUnavailable, match=r"none/results\.db cannot be used now: .*unable to open"):
+    with pytest.raises(StoreRefused, match=r"none/results\.db will not have us: .*unable to open"):
         await store.open()
     (tmp_path / "none").mkdir()
     await store.open()
@@ -189,7 +190,7 @@ async def test_a_file_that_is_no_database_says_so(tmp_path):
     """Somebody else's."""
     (tmp_path / "results.db").write_text("just a text, and long enough to be looked at as a database" * 20)
     store = store_of(f"sqlite:///{tmp_path}/results.db")
-    with pytest.raises(StoreUnavailable, match="not a database"):
+    with pytest.raises(StoreRefused, match="not a database"):
         await store.open()
 
 

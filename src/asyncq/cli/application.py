@@ -12,6 +12,8 @@ from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
 from asyncq.cli.report import exit_code_of, report
 from asyncq.cli.results import result, results, status
+from asyncq.cli.schedule import schedule
+from asyncq.cli.scheduler import scheduler
 from asyncq.cli.send import call, send
 from asyncq.cli.topology import topology
 from asyncq.cli.version import version
@@ -54,6 +56,8 @@ application = typer.Typer(
 application.command()(worker)
 application.command()(send)
 application.command()(call)
+application.command()(scheduler)
+application.add_typer(schedule, name="schedule")
 application.command()(cancel)
 application.command()(result)
 application.command()(status)

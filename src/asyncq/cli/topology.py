@@ -158,13 +158,15 @@ async def _apply(app: AsyncQ, plan: Plan) -> Standing:
 def _plan(app: AsyncQ, *, delays: bool) -> Plan:
     from asyncq.rabbitmq.diagnosis import plan_of  # noqa: PLC0415
     from asyncq.rabbitmq.ladder_plan import ladder_plan  # noqa: PLC0415
-    from asyncq.rabbitmq.topology import Names, journal_declaration  # noqa: PLC0415
+    from asyncq.rabbitmq.topology import Names, journal_declaration, leader_queue_declaration  # noqa: PLC0415
+    from asyncq.scheduler.requests import leadership_name  # noqa: PLC0415
 
     names, keep_s = Names(app.settings.namespace), app.settings.cancellations_kept_s
     ladder = ladder_plan(names) if delays else ()
+    leader = (leader_queue_declaration(names, leadership_name(app.name)),) if app.schedules else ()
     journals = (journal_declaration(names.journal(JOURNAL), keep_s),) if keep_s > 0 else ()
     # Both have the ladder's ends.
-    return tuple(dict.fromkeys((*plan_of(names, task_queues(app)), *journals, *ladder)))
+    return tuple(dict.fromkeys((*plan_of(names, task_queues(app)), *leader, *journals, *ladder)))
 
 
 def task_queues(app: AsyncQ) -> tuple[QueueSpec, ...]:

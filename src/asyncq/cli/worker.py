@@ -22,6 +22,7 @@ from asyncq.cli.leftovers import Leftovers
 from asyncq.cli.main_task import run_to_end
 from asyncq.cli.options import BrokerUrlOption, override
 from asyncq.cli.report import FAULT, exit_code_of, message_of, report
+from asyncq.cli.scheduler import scheduling
 from asyncq.cli.text import printable, safe_urls
 from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError
@@ -61,6 +62,9 @@ def worker(  # noqa: PLR0913 - the options of the command
         float | None,
         typer.Option(metavar="SECONDS", min=0, help="How long running tasks may finish after the first SIGTERM."),
     ] = None,
+    scheduler: Annotated[
+        bool, typer.Option("--scheduler", help="Run a scheduler beside it; of all that run, one sends what is due.")
+    ] = False,
 ) -> None:
     """Run the tasks of an app."""
     configure_logging(log_level, log_format)
@@ -70,7 +74,7 @@ def worker(  # noqa: PLR0913 - the options of the command
         override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
         queues = _queues(app, queue or [])
         _introduce(app, target, queues, as_log=as_log)
-        code = run_to_end(_serve(app, queues, as_log=as_log))
+        code = run_to_end(_serve(app, queues, as_log=as_log, scheduler=scheduler))
     except asyncio.CancelledError:
         code = 0  # a signal while it was still connecting: nothing had begun
     except Exception as error:  # noqa: BLE001 - the end of the process; whatever it is, it is told
@@ -126,7 +130,7 @@ def _row(title: str, lines: list[str]) -> None:
         typer.echo(printable(line), err=True)
 
 
-async def _serve(app: AsyncQ, queues: dict[str, int], *, as_log: bool) -> int:
+async def _serve(app: AsyncQ, queues: dict[str, int], *, as_log: bool, scheduler: bool) -> int:
     starting = asyncio.current_task()
     assert starting is not None  # noqa: S101 - a coroutine always runs in a task; a type for the checker
     signals = _StopSignals(starting.cancel)
@@ -136,7 +140,8 @@ async def _serve(app: AsyncQ, queues: dict[str, int], *, as_log: bool) -> int:
         async with app.open(role="worker"):
             running = app.worker(queues=queues)
             signals.on_first = running.stop
-            code = await running.run()
+            async with scheduling(app, wanted=scheduler):
+                code = await running.run()
     except Exception as error:
         if running is None:
             raise

@@ -21,13 +21,14 @@ from asyncq.loggers import get_logger
 from asyncq.memory.consumer import MemorySubscription
 from asyncq.memory.dead_letters import MemoryDeadLetters
 from asyncq.memory.journal import MemoryFollowing, MemoryJournal
+from asyncq.memory.leadership import MemoryCampaign
 from asyncq.memory.mailbox import MemoryMailbox
 from asyncq.memory.node import MemoryNode
 from asyncq.message import Message, copy_of
 from asyncq.queue_names import check_queue_name
 from asyncq.rabbitmq.common_errors import no_destination, too_large, unroutable, unwritable
 from asyncq.rabbitmq.delay_routing import UNIT_MS, rounded_units
-from asyncq.rabbitmq.topology import Names, check_task_queue
+from asyncq.rabbitmq.topology import Names, check_task_queue, leader_queue_declaration
 from asyncq.settings import Settings
 
 __all__ = ["MemoryBroker"]
@@ -52,6 +53,7 @@ class MemoryBroker:
         self._loop: asyncio.AbstractEventLoop
         self._timer: Timer | None = None
         self._subscriptions: set[MemorySubscription] = set()
+        self._campaigns: set[MemoryCampaign] = set()
         self.followings: set[MemoryFollowing] = set()
 
     # --- life
@@ -78,6 +80,8 @@ class MemoryBroker:
         self._disarm()
         for subscription in tuple(self._subscriptions):
             subscription.close()
+        for campaign in tuple(self._campaigns):
+            campaign.lose_connection()
         for following in tuple(self.followings):
             following.end(NotOpen("The connection to the broker is closed."))
 
@@ -89,6 +93,8 @@ class MemoryBroker:
         """Do what a lost connection does: all leases end, and consuming goes on."""
         for subscription in tuple(self._subscriptions):
             subscription.lose_leases()
+        for campaign in tuple(self._campaigns):
+            campaign.lose_connection()
         for following in tuple(self.followings):
             following.begin_again()
 
@@ -205,6 +211,30 @@ class MemoryBroker:
             yield mailbox
         finally:
             mailbox.close()
+
+    # --- leading
+
+    @contextlib.asynccontextmanager
+    async def campaign(self, name: str) -> AsyncIterator[MemoryCampaign]:
+        """See `asyncq.leadership.Leadership.campaign`."""
+        self._check_open()
+        queue = leader_queue_declaration(self._names, name).name
+
+        async def publish(message: Message, to: Address, delay: Delay | None) -> None:
+            await self.publish(message, to, delay=delay, timeout_s=0)
+
+        campaign = MemoryCampaign(self._node, self._names, queue, publish)
+        self._campaigns.add(campaign)
+        try:
+            yield campaign
+        finally:
+            self._campaigns.discard(campaign)
+            await campaign.close()
+
+    async def tell_leader(self, name: str, message: Message, *, timeout_s: float) -> None:
+        """See `asyncq.leadership.Leadership.tell_leader`."""
+        queue = leader_queue_declaration(self._names, name).name
+        await self.publish(message, Queue(queue), timeout_s=timeout_s)
 
     def dead_letters(self, queue: str) -> DeadLetters:
         """See `asyncq.broker.Broker.dead_letters`."""

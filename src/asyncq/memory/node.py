@@ -64,6 +64,8 @@ class MemoryNode:
         self._delayed: list[tuple[float, int, str, Stored]] = []
         self._numbers = count()
         self._alarms: list[Alarm] = []
+        self._leaders: dict[str, object] = {}
+        self._leader_queues: set[str] = set()
         self._journals: dict[str, MemoryLog] = {}
         self._listeners: list[Callable[[], object]] = []
         self._publish_listeners: list[Callable[[Publication], object]] = []
@@ -109,9 +111,9 @@ class MemoryNode:
     def busy(self) -> int:
         """How many messages are being worked on, or would be at once: 0 when nothing happens by itself."""
         with self._lock:
-            return sum(queue.busy for queue in self._queues.values()) + sum(
-                log.unheard for log in self._journals.values()
-            )
+            # A leader holds its states for as long as it leads: that is no work.
+            queues = sum(queue.busy for queue in self._queues.values() if queue.name not in self._leader_queues)
+            return queues + sum(log.unheard for log in self._journals.values())
 
     def browse(self, queue: str) -> tuple[Stored, ...] | None:
         """Return what is ready, oldest first; None where there is no such queue."""
@@ -164,6 +166,23 @@ class MemoryNode:
         """Declare a queue without limits: for replies, or for dead letters."""
         with self.changing():
             return self._make(name, None, names)
+
+    def declare_leaders(self, name: str, names: Names) -> None:
+        """Declare a queue whose consumer leads."""
+        with self.changing():
+            self._make(name, None, names)
+            self._leader_queues.add(name)
+
+    def lead(self, name: str, who: object) -> bool:
+        """Tell whether `who` leads under this name: it does from now on, where nobody else does."""
+        with self._lock:  # who waits for its turn listens for changes, and must not hear itself
+            return self._leaders.setdefault(name, who) is who
+
+    def resign(self, name: str, who: object) -> None:
+        """Let others lead. Nothing happens where others do."""
+        with self.changing():
+            if self._leaders.get(name) is who:
+                del self._leaders[name]
 
     def journal(self, name: str) -> MemoryLog:
         """Return the log of a journal, to be used within `changing`. It is made where there is none."""

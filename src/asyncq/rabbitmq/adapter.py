@@ -32,11 +32,12 @@ from asyncq.rabbitmq.consumer import RabbitSubscription
 from asyncq.rabbitmq.dead_letters import RabbitDeadLetters
 from asyncq.rabbitmq.delay import Ladder, unbound_path
 from asyncq.rabbitmq.journal import JournalWires, RabbitJournal
+from asyncq.rabbitmq.leadership import RabbitCampaign
 from asyncq.rabbitmq.link import Link
 from asyncq.rabbitmq.properties import properties_from
 from asyncq.rabbitmq.publisher import Publisher, Target
 from asyncq.rabbitmq.replies import RabbitMailbox
-from asyncq.rabbitmq.topology import Names, apply, base_plan, queue_plan
+from asyncq.rabbitmq.topology import Names, apply, base_plan, leader_queue_declaration, queue_plan
 from asyncq.rabbitmq.undisturbed import undisturbed
 from asyncq.settings import Settings
 
@@ -142,10 +143,15 @@ class RabbitMQ:
 
     async def publish(self, message: Message, to: Address, *, delay: Delay | None = None, timeout_s: float) -> None:
         """See `asyncq.broker.Broker.publish`."""
+        await self._publish_by(self._publisher, message, to, delay, timeout_s)
+
+    async def _publish_by(
+        self, publisher: Publisher, message: Message, to: Address, delay: Delay | None, timeout_s: float
+    ) -> None:
         if delay is not None and not delay.seconds <= 0:  # what is no number is refused further on
-            await self._publish_delayed(message, to, delay, timeout_s)
+            await self._publish_delayed(publisher, message, to, delay, timeout_s)
         else:
-            await self._publisher.publish(message.body, properties_from(message), _target(to), timeout_s=timeout_s)
+            await publisher.publish(message.body, properties_from(message), _target(to), timeout_s=timeout_s)
 
     async def publish_many(self, items: Sequence[Publication], *, timeout_s: float) -> list[PublishError | None]:
         """See `asyncq.broker.Broker.publish_many`."""
@@ -163,7 +169,9 @@ class RabbitMQ:
 
         return list(await asyncio.gather(*map(one, items)))
 
-    async def _publish_delayed(self, message: Message, to: Address, delay: Delay, timeout_s: float) -> None:
+    async def _publish_delayed(
+        self, publisher: Publisher, message: Message, to: Address, delay: Delay, timeout_s: float
+    ) -> None:
         queue = to.queue
         properties = properties_from(message)
         properties.priority = None  # inside the ladder a priority would overtake, and so delay, others
@@ -182,7 +190,7 @@ class RabbitMQ:
             target = Target(self._names.delay_enter, key, f"delay queue on the way to queue {queue!r}")
             left_s = max(0.001, deadline - asyncio.get_running_loop().time())
             try:
-                await self._publisher.publish(message.body, properties, target, timeout_s=left_s)
+                await publisher.publish(message.body, properties, target, timeout_s=left_s)
             except Unroutable:
                 if last_try:
                     if not self._settings.declare:
@@ -243,6 +251,35 @@ class RabbitMQ:
                 await self._consuming.open()
                 self._consuming_opened = True
         return self._consuming
+
+    # --- leading
+
+    @contextlib.asynccontextmanager
+    async def campaign(self, name: str) -> AsyncIterator[RabbitCampaign]:
+        """See `asyncq.leadership.Leadership.campaign`."""
+        queue = leader_queue_declaration(self._names, name)
+
+        async def prepare() -> None:
+            if self._settings.declare:
+                await apply(self._administration.channel, (queue,))
+
+        campaign = RabbitCampaign(
+            queue.name,
+            connection_name(self._identity, "lead"),
+            self._options,
+            prepare,
+            lambda held: Publisher(held, self._settings.max_message_bytes, self._declare_missing),
+            self._publish_by,
+        )
+        try:
+            yield campaign
+        finally:
+            await undisturbed(campaign.close())
+
+    async def tell_leader(self, name: str, message: Message, *, timeout_s: float) -> None:
+        """See `asyncq.leadership.Leadership.tell_leader`."""
+        queue = leader_queue_declaration(self._names, name).name
+        await self.publish(message, Queue(queue), timeout_s=timeout_s)
 
     def dead_letters(self, queue: str) -> DeadLetters:
         """See `asyncq.broker.Broker.dead_letters`."""

@@ -29,7 +29,7 @@ from asyncq.rabbitmq.connection import ConnectOptions, close_connection, connect
 from asyncq.rabbitmq.failures import broker_text, connect_error, safe_url
 from asyncq.rabbitmq.undisturbed import undisturbed
 
-__all__ = ["Link"]
+__all__ = ["Link", "is_unblocked"]
 
 log = get_logger("asyncq.rabbitmq")
 
@@ -123,7 +123,7 @@ class Link:
         """Like `ready`, but wait for the end of the broker's alarm as well."""
         while True:
             connection = await self.ready()
-            if self._is_unblocked(connection):
+            if is_unblocked(connection):
                 return connection
             loss = connection.closing
             calm = asyncio.ensure_future(connection.ready())
@@ -138,19 +138,7 @@ class Link:
         future = self._connection
         if self._status.state != "ready" or future is None or not future.done() or future.exception() is not None:
             return False
-        return not self._is_unblocked(future.result())
-
-    @staticmethod
-    def _is_unblocked(connection: Connection) -> bool:
-        # aiormq tells of the alarm only by a coroutine that waits for its end: one step of it is the answer.
-        step = connection.ready()
-        try:
-            step.send(None)
-        except StopIteration:
-            return True
-        finally:
-            step.close()
-        return False
+        return not is_unblocked(future.result())
 
     async def _supervise(self) -> None:
         tries = 0
@@ -210,6 +198,19 @@ class Link:
         if self._connection is not None and not self._connection.done():
             self._connection.set_exception(error)
             self._connection.exception()  # seen: nobody may be waiting, and asyncio would complain
+
+
+def is_unblocked(connection: Connection) -> bool:
+    """Tell whether the broker reads what is published on this connection."""
+    # aiormq tells of the alarm only by a coroutine that waits for its end: one step of it is the answer.
+    step = connection.ready()
+    try:
+        step.send(None)
+    except StopIteration:
+        return True
+    finally:
+        step.close()
+    return False
 
 
 def _pause_s(tries: int) -> float:

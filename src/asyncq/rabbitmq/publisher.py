@@ -20,11 +20,14 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import aiormq.exceptions as amqp
 from aiormq.channel import Channel
+from aiormq.connection import Connection
 from pamqp import commands
 
+from asyncq.broker import BrokerStatus
 from asyncq.errors import (
     BrokerError,
     BrokerRefused,
@@ -37,9 +40,8 @@ from asyncq.errors import (
 from asyncq.rabbitmq.common_errors import too_large, unroutable, unwritable
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import broker_text, reraise_if_cancelled
-from asyncq.rabbitmq.link import Link
 
-__all__ = ["Publisher", "Target"]
+__all__ = ["Publisher", "PublishingLink", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,22 @@ class Target:
     words: str
 
 
+class PublishingLink(Protocol):
+    """What a publisher needs of a connection: `asyncq.rabbitmq.link.Link` has it."""
+
+    def status(self) -> BrokerStatus:
+        """Return the present state."""
+        ...
+
+    def is_blocked(self) -> bool:
+        """Tell whether the broker's alarm is on."""
+        ...
+
+    async def unblocked(self) -> Connection:
+        """Wait for the open connection, and the end of an alarm. Raises `BrokerRefused` or `NotOpen`."""
+        ...
+
+
 class Publisher:
     """All publishes of one process, on one channel of one connection.
 
@@ -67,7 +85,7 @@ class Publisher:
         declare: Declares our exchanges again; called when the broker says that one is missing.
     """
 
-    def __init__(self, link: Link, max_message_bytes: int, declare: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, link: PublishingLink, max_message_bytes: int, declare: Callable[[], Awaitable[None]]) -> None:
         self._link = link
         self._max_message_bytes = max_message_bytes
         self._declare = declare

@@ -55,6 +55,7 @@ __all__ = [
     "delay_base_plan",
     "destination_binding",
     "journal_declaration",
+    "leader_queue_declaration",
     "queue_plan",
     "reply_queue_declaration",
 ]
@@ -131,6 +132,10 @@ class Names:
         """Return a new name for a reply queue of this process: another one with each call."""
         host = socket.gethostname()[:64]  # the whole name has 255 bytes at most
         return f"{self.namespace}.reply.{app}.{host}.{os.getpid()}.{os.urandom(4).hex()}"
+
+    def leader_queue(self, name: str) -> str:
+        """Return the queue whose active consumer leads under this name."""
+        return f"{self.namespace}.{name}"
 
     def journal(self, name: str) -> str:
         """Return the stream of a journal."""
@@ -220,6 +225,25 @@ def reply_queue_declaration(name: str, ttl_s: float) -> QueueDeclaration:
             # no replicas.
             "x-queue-type": "classic",
             "x-expires": round(ttl_s * 1000),
+        },
+    )
+
+
+def leader_queue_declaration(names: Names, name: str) -> QueueDeclaration:
+    """Return the queue whose active consumer leads, and which holds the leader's states; see leadership.py.
+
+    Raises:
+        InvalidQueueName: RabbitMQ could not carry it.
+    """
+    check_queue_name(name)
+    return QueueDeclaration(
+        names.leader_queue(name),
+        {
+            "x-queue-type": "quorum",
+            # A quorum queue takes two exclusive consumers, so this is what makes one of them the leader.
+            "x-single-active-consumer": True,
+            # Each leader that dies returns the states: RabbitMQ 4 would drop them with its 21st.
+            "x-delivery-limit": UNLIMITED_DELIVERIES,
         },
     )
 

@@ -22,12 +22,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from asyncq.errors import InvalidOption, NotOpen, ResultStoreError, StoreSchemaMismatch, StoreUnavailable
+from asyncq.errors import InvalidOption, NotOpen, ResultStoreError, StoreRefused, StoreSchemaMismatch, StoreUnavailable
 from asyncq.loggers import get_logger
 from asyncq.result_store import DEFAULT_TTL_S, StatusPage
 from asyncq.status import StatusUpdate, TaskState, TaskStatus, merge
 from asyncq.stores.gathering import Gathering
 from asyncq.stores.record import Cursor, Unreadable, decode, encode, key_of, micros
+from asyncq.stores.refusals import refusal_in
 from asyncq.stores.watching import Bell, follow
 
 __all__ = ["Change", "Decide", "Listing", "MergingStore", "Row", "StoreOptions", "machine_time", "other_schema"]
@@ -192,6 +193,15 @@ class MergingStore(ABC):
         try:
             async with self._limited():
                 await self._connect()
+        except StoreUnavailable as error:
+            await self._disconnect()
+            refusal = refusal_in(error)
+            if refusal is None:
+                raise
+            raise StoreRefused(
+                f"The result store {self.shown} will not have us: {refusal}. Check its URL, user and password, that "
+                "the database or the folder exists, and that it may be written."
+            ) from error
         except BaseException:
             await self._disconnect()
             raise

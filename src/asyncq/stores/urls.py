@@ -120,8 +120,12 @@ def _redis(parts: SplitResult, options: StoreOptions) -> ResultStore:
 
 
 def _shown(parts: SplitResult) -> str:
-    """Return a URL for people, without its password and whatever is in its query."""
-    user, at, _ = parts.netloc.rpartition("@")
-    name = user.partition(":")[0]
-    host = parts.netloc.rpartition("@")[2]
+    """Return a URL for people, without its password and whatever is in its query.
+
+    A Redis URL with one word before its host may mean a password by it.
+    """
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    if parts.scheme not in _POSTGRES and not colon:
+        name = ""
     return urlunsplit((parts.scheme, f"{name}{at}{host}" if name else host, parts.path, "", ""))

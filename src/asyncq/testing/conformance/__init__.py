@@ -42,6 +42,7 @@ THEMES: Final = (
     "limits",
     "processes",
     "working",
+    "leading",
 )
 
 _MODULES: Final = [f"{__name__}.{theme}" for theme in THEMES]

@@ -1,0 +1,1 @@
+"""The scheduler: any number of processes that may run it, one that sends what is due."""
