@@ -29,11 +29,14 @@ from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
 from asyncq.task import Declaration, make_task
 from asyncq.testing.clock import ManualClock
+from asyncq.worker.admission import Admission
 from asyncq.worker.attempt import AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
+from asyncq.worker.concurrency import Concurrency
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
+from asyncq.worker.process_pool.pool import ProcessPool
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.recording import Recording
 from asyncq.worker.revocations import Revocations
@@ -182,7 +185,9 @@ class Kit:
         self.revocations = Revocations(self.clock, keep_s=3600)
         rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults(), self.revocations)
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
-        self.execution = Execution(self.intake, self.attempts, self.threads, rules, services, self.recording)
+        self.processes = ProcessPool(2, sender)
+        self.admission = Admission(self.threads, self.processes, Concurrency(self.clock), self.revocations)
+        self.execution = Execution(self.intake, self.attempts, self.admission, rules, services, self.recording)
         self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)
         self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
         self.settlement = Settlement(self.publishing, self.callbacks, self.recording, self.clock, worker="host:1")
@@ -193,7 +198,13 @@ class Kit:
 
         def declare(function: Callable[..., Any]) -> AnyTask:
             retry = policies_of(options["retry"], "retry=") if "retry" in options else None
-            run = RunOptions(retry, options.get("time_limit_s"))
+            run = RunOptions(
+                retry,
+                options.get("time_limit_s"),
+                soft_time_limit_s=options.get("soft_time_limit_s"),
+                run_in=options.get("run_in"),
+                max_concurrency=options.get("max_concurrency"),
+            )
             declaration = Declaration(
                 name=function.__name__, queue="work", run=run, pass_context=options.get("pass_context", False)
             )

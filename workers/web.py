@@ -5,7 +5,7 @@ folders of pictures are shared with the images worker.
 
 - `POST /send-notification` answers at once, with the id of a mail that is sent later; `GET /task/{task_id}` says how
   far any task is.
-- `GET /` is a page that uploads pictures, follows their conversion by server-sent events, and shows them.
+- `GET /` is a page that uploads pictures, follows their conversion by server-sent events, cancels it, and shows them.
 - Both kinds of routes are here: `async def`, and `def`, which FastAPI runs in threads.
 
 Run it with `uvicorn web:api` in this folder; README.md says what has to run beside it. Its settings are environment
@@ -98,7 +98,7 @@ class TaskAnswer(Sent):
 
 settings = WebSettings()
 api = FastAPI(title="asyncq: a sample service", lifespan=asyncq_lifespan(mail.app, images.app))
-api.include_router(task_router())  # GET /tasks/{id}, and /tasks/{id}/events, which the page listens to
+api.include_router(task_router())  # /tasks/{id} and /tasks/{id}/events, which the page uses
 api.mount("/pictures", StaticFiles(directory=images.settings.output_dir, check_dir=False))
 add_error_handlers(api)
 

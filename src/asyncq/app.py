@@ -20,6 +20,7 @@ from asyncq.broker import Broker, Identity, QueueSpec
 from asyncq.client import Client
 from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
+from asyncq.importable import refuse_while_imported
 from asyncq.keeping import KEEP_EVERYTHING
 from asyncq.leadership import Leadership
 from asyncq.loggers import get_logger
@@ -187,6 +188,7 @@ class AsyncQ(TaskRegistry):
 
     async def _connect(self, role: str) -> tuple[Broker, Client]:
         """Open a broker, with the queues of this app's tasks: who sends first need not wait for the first worker."""
+        refuse_while_imported(self.name)
         recorder = recorder_of(self.settings, self._clock)
         broker = self._broker_factory(self.settings)
         await broker.open(Identity(self.name, role))

@@ -19,7 +19,7 @@ from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
 from asyncq.canceller import Canceller
 from asyncq.clock import Clock
-from asyncq.context import current_context
+from asyncq.context import TaskContext, current_context
 from asyncq.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -30,8 +30,23 @@ from asyncq.errors import (
     PublishError,
     ReplyLost,
 )
+from asyncq.life import SENT_AT
 from asyncq.loggers import get_logger
-from asyncq.message import DUE_AT, EXPIRES_AT, PARENT_ID, ROOT_ID, HeaderValue, Message, new_id, root_id_of
+from asyncq.message import (
+    DEADLINE_AT,
+    DUE_AT,
+    EXPIRES_AT,
+    PARENT_ID,
+    ROOT_ID,
+    SOFT_LIMIT_MS,
+    TIME_LIMIT_MS,
+    HeaderValue,
+    Message,
+    deadline_ms_of,
+    new_id,
+    root_id_of,
+)
+from asyncq.options import Sending
 from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
@@ -237,7 +252,14 @@ class Client:
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
         delay_s, expires_ms = sending.times_at(now_ms)
-        headers: dict[str, HeaderValue] = {**sending.headers, **sending.keeping.headers(), **_lineage()}
+        keeping = sending.keeping.over(signature.keeping)
+        headers: dict[str, HeaderValue] = {
+            **sending.headers,
+            **keeping.headers(),
+            **_lineage(),
+            **_limits(sending, now_ms),
+            SENT_AT: now_ms,
+        }
         if delay_s > 0:
             due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
             delay_s, staged = first_leg(delay_s, due_ms)
@@ -269,9 +291,9 @@ class Client:
         async def cancel() -> None:
             await self.canceller.cancel([task_id], due_at_ms)
 
-        return publication, ResultHandle(
-            task_id, pending, signature.decode, self.recorder, signature.name, cancel=cancel
-        )
+        # Of a task whose states are not kept, its replies know more than the store.
+        recorder = self.recorder if keeping.states else None
+        return publication, ResultHandle(task_id, pending, signature.decode, recorder, signature.name, cancel=cancel)
 
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)
@@ -342,8 +364,26 @@ class Client:
 
 def _lineage() -> dict[str, Any]:
     """Return the headers that tell which task has sent this one."""
+    context = _sending_task()
+    return {} if context is None else {PARENT_ID: context.task_id, ROOT_ID: root_id_of(context.message)}
+
+
+def _limits(sending: Sending, now_ms: int) -> dict[str, Any]:
+    """Return the headers of a send's limits; mostly there are none.
+
+    A task that has a deadline passes it on to what it sends: a later one does not help anybody who waits for it.
+    """
+    seconds = {TIME_LIMIT_MS: sending.time_limit_s, SOFT_LIMIT_MS: sending.soft_time_limit_s}
+    found: dict[str, Any] = {name: round(limit_s * 1000) for name, limit_s in seconds.items() if limit_s is not None}
+    context, own_ms = _sending_task(), sending.deadline_at(now_ms)
+    declines = sending.says_deadline and own_ms is None
+    inherited_ms = None if context is None or declines else deadline_ms_of(context.message)
+    ends = [end for end in (own_ms, inherited_ms) if end is not None]
+    return {**found, DEADLINE_AT: min(ends)} if ends else found
+
+
+def _sending_task() -> TaskContext | None:
     try:
-        context = current_context()
+        return current_context()
     except NoContext:
-        return {}
-    return {PARENT_ID: context.task_id, ROOT_ID: root_id_of(context.message)}
+        return None

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from asyncq.body import FAILED, object_of
 from asyncq.errors import BrokerError, MalformedMessage, NoContext
 from asyncq.loggers import get_logger
-from asyncq.message import Headers, Message, expires_at_ms_of
+from asyncq.message import LATEST_MS, Headers, Message, expires_at_ms_of
 from asyncq.results import Progress
 from asyncq.sync import TaskSync
 
@@ -52,7 +52,8 @@ class TaskContext:
         queue: The queue that it came from.
         attempt: The number of this attempt.
         services: The worker's.
-        deadline_ms: When the time limit ends, in milliseconds since the epoch; None where there is none.
+        deadline_ms: When the time limit, or the deadline, ends, in milliseconds since the epoch; None where there is
+            none.
         on_progress: Called with each progress update, before it is published.
 
     Attributes:
@@ -67,6 +68,7 @@ class TaskContext:
         "_log",
         "_on_progress",
         "_services",
+        "_soft_limit_reached",
         "_sync",
         "attempt",
         "message",
@@ -89,6 +91,7 @@ class TaskContext:
         self._deadline_ms = deadline_ms
         self._on_progress = on_progress
         self._cancelled = False
+        self._soft_limit_reached = False
         self._log: FilteringBoundLogger | None = None
         self._sync: TaskSync | None = None
 
@@ -112,8 +115,13 @@ class TaskContext:
 
     @property
     def deadline(self) -> datetime | None:
-        """When this attempt's time limit ends: an aware `datetime` in UTC, or None."""
-        return None if self._deadline_ms is None else datetime.fromtimestamp(self._deadline_ms / 1000, UTC)
+        """When this attempt is stopped: an aware `datetime` in UTC, or None.
+
+        It is the end of its time limit, or the `deadline=` of its send, whichever comes first.
+        """
+        if self._deadline_ms is None:
+            return None
+        return datetime.fromtimestamp(min(self._deadline_ms, LATEST_MS) / 1000, UTC)
 
     @property
     def expires(self) -> datetime | None:
@@ -143,14 +151,27 @@ class TaskContext:
     def cancelled(self) -> bool:
         """Whether this attempt shall stop: it was cancelled, its time is up, the worker stops, or its lease is lost.
 
-        An `async def` task is cancelled by the loop. A thread cannot be: a `def` task that takes long asks here now
-        and then, and returns or raises.
+        An `async def` task is cancelled by the loop, a task in a process of its own is killed half a second later. A
+        thread cannot be stopped: a `def` task that takes long asks here now and then, and returns or raises.
         """
         return self._cancelled
 
     def mark_cancelled(self) -> None:
         """Ask the task to stop. For the worker."""
         self._cancelled = True
+
+    @property
+    def soft_limit_reached(self) -> bool:
+        """Whether this attempt's soft time limit is over.
+
+        Where the code can be interrupted, `SoftTimeLimit` has been raised in it. Nothing can be raised in a thread
+        without harm, so a `def` task that takes long asks here now and then.
+        """
+        return self._soft_limit_reached
+
+    def mark_soft_limit(self) -> None:
+        """Tell the task that its soft time limit is over. For the worker."""
+        self._soft_limit_reached = True
 
     @property
     def log(self) -> FilteringBoundLogger:

@@ -52,6 +52,9 @@
         ├── ResultTooLarge
         └── InvalidResult              the reply does not fit the declared return type
 
+`ProcessDied` is recorded as the error of a task whose process crashed, or was killed.
+`SoftTimeLimit` is raised inside a task at its soft time limit. It is no `Exception`, but a `CancelledError`: code that
+cleans up when it is cancelled does so, and `except Exception` lets it through.
 `DeliveredTooOften` is recorded as the error of a message that no worker has brought to an end.
 `TimeLimitExceeded` is recorded as a task's error. It is a `TimeoutError`, so a policy for `TimeoutError`
 retries it only where it says so by this name (see `retry.py`).
@@ -59,6 +62,7 @@ retries it only where it says so by this name (see `retry.py`).
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -89,6 +93,7 @@ __all__ = [
     "NotSent",
     "PartlyDone",
     "PartlySent",
+    "ProcessDied",
     "PublishError",
     "PublishUncertain",
     "QueueGone",
@@ -100,6 +105,7 @@ __all__ = [
     "ResultStoreError",
     "ResultTimeout",
     "ResultTooLarge",
+    "SoftTimeLimit",
     "StoreSchemaMismatch",
     "StoreUnavailable",
     "TaskCancelled",
@@ -390,3 +396,14 @@ class DeliveredTooOften(AsyncQError):
 
 class TimeLimitExceeded(AsyncQError, TimeoutError):
     """The task ran longer than its time limit."""
+
+
+class ProcessDied(AsyncQError):
+    """The process that ran the task has ended in the middle of it: it crashed, left by `os._exit()`, or was killed."""
+
+
+class SoftTimeLimit(CancelledError):
+    """Raised inside a task at its soft time limit, so that it can clean up, or return what it has so far.
+
+    A retry policy retries it only where it names it.
+    """

@@ -12,7 +12,16 @@ from asyncq.errors import InvalidOption, MalformedMessage
 from asyncq.message import HeaderValue, Message
 from asyncq.signals import seconds_of
 
-__all__ = ["KEEP", "KEEP_EVERYTHING", "RESULT_TTL", "Keep", "Keeping", "keeping_of", "keeping_of_options"]
+__all__ = [
+    "KEEP",
+    "KEEP_EVERYTHING",
+    "RESULT_TTL",
+    "Keep",
+    "Keeping",
+    "keeping_of",
+    "keeping_of_options",
+    "keeping_or_default",
+]
 
 Keep = Literal["result", "errors", "nothing"]
 """`result`: every state, progress, and the result or the error. `errors`: only how a task ended that did not succeed.
@@ -81,6 +90,15 @@ def keeping_of(message: Message) -> Keeping:
             f"Header {RESULT_TTL} of task {message.task_id} must be a number of milliseconds, not {ttl_ms!r}."
         )
     return Keeping(keep, None if ttl_ms is None else min(ttl_ms / 1000, _LONGEST_TTL_S))
+
+
+def keeping_or_default(message: Message, default: Keeping = KEEP_EVERYTHING) -> Keeping:
+    """Return what a message says, and where it says nothing, or what cannot be read, the default."""
+    try:
+        said = keeping_of(message)
+    except MalformedMessage:  # it ends as such; that much is kept
+        return default
+    return default if said is KEEP_EVERYTHING else said.over(default)
 
 
 def keeping_of_options(keep: Any, result_ttl: Any, where: str) -> Keeping:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["get_logger"]
+__all__ = ["EVENT", "get_logger"]
+
+EVENT = "asyncq_event"
+"""The attribute of a log record of ours that has the event and its values apart."""
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -63,7 +66,10 @@ class _Logger:
             if logger.isEnabledFor(level):
                 trace = values.pop("exc_info", method == "exception")
                 pairs = "".join(f" {key}={value!r}" for key, value in {**self._values, **values}.items())
-                logger.log(level, "%s%s", event % args if args else event, pairs, exc_info=trace)
+                said = event % args if args else event
+                # A handler that wants the values one by one, as those of a task's own process, finds them here.
+                extra = {EVENT: (said, {**self._values, **values})}
+                logger.log(level, "%s%s", said, pairs, exc_info=trace, extra=extra)
 
         return write
 

@@ -23,6 +23,7 @@ __all__ = [
     "ATTEMPT",
     "CALLBACK_DEPTH",
     "CONTENT_TYPE_JSON",
+    "DEADLINE_AT",
     "DUE_AT",
     "EXPIRES_AT",
     "FIRST_AT",
@@ -32,7 +33,9 @@ __all__ = [
     "PARENT_ID",
     "RESERVED_HEADER_PREFIX",
     "ROOT_ID",
+    "SOFT_LIMIT_MS",
     "STAGED_UNTIL",
+    "TIME_LIMIT_MS",
     "TURN_AT",
     "UNKNOWN_SINCE",
     "HeaderValue",
@@ -42,13 +45,16 @@ __all__ = [
     "attempt_of",
     "copy_of",
     "cut_text",
+    "deadline_ms_of",
     "derived_id",
     "expires_at_ms_of",
     "first_at_ms_of",
     "headers_size",
+    "limits_ms_of",
     "new_id",
     "root_id_of",
     "staged_until_ms_of",
+    "too_late_ms_of",
     "turn_at_ms_of",
     "unknown_since_ms_of",
 ]
@@ -59,11 +65,14 @@ RESERVED_HEADER_PREFIX = "asyncq-"
 ATTEMPT = "asyncq-attempt"
 UNKNOWN_SINCE = "asyncq-unknown-since"
 CALLBACK_DEPTH = "asyncq-callback-depth"
+DEADLINE_AT = "asyncq-deadline-at"
 DUE_AT = "asyncq-due-at"
 EXPIRES_AT = "asyncq-expires-at"
 FIRST_AT = "asyncq-first-at"
 HISTORY = "asyncq-history"
+SOFT_LIMIT_MS = "asyncq-soft-limit-ms"
 STAGED_UNTIL = "asyncq-staged-until"
+TIME_LIMIT_MS = "asyncq-time-limit-ms"
 TURN_AT = "asyncq-turn-at"
 ROOT_ID = "asyncq-root-id"
 PARENT_ID = "asyncq-parent-id"
@@ -187,11 +196,37 @@ def expires_at_ms_of(message: Message) -> int | None:
     Raises:
         MalformedMessage: The header is no such time.
     """
-    remedy = "It is a time in milliseconds since the epoch, at most in the year 9999; leave it out for no expiry."
-    value = _integer_header(message, EXPIRES_AT, remedy)
-    if value is not None and value > LATEST_MS:
-        raise MalformedMessage(f"Header {EXPIRES_AT} of task {message.task_id} is too large: {value}. {remedy}")
-    return value
+    return _moment_header(message, EXPIRES_AT, "expiry")
+
+
+def deadline_ms_of(message: Message) -> int | None:
+    """Return by when the task's work must be done, in milliseconds since the epoch; None where nobody has said it.
+
+    Raises:
+        MalformedMessage: The header is no such time.
+    """
+    return _moment_header(message, DEADLINE_AT, "deadline")
+
+
+def too_late_ms_of(message: Message) -> int | None:
+    """Return from when on no attempt may begin: its expiry or its deadline, whichever is first; None for never.
+
+    Raises:
+        MalformedMessage: One of the two is no such time.
+    """
+    ends = [end for end in (expires_at_ms_of(message), deadline_ms_of(message)) if end is not None]
+    return min(ends, default=None)
+
+
+def limits_ms_of(message: Message) -> tuple[int | None, int | None]:
+    """Return the hard and the soft time limit that the sender has asked for, in milliseconds; None for neither.
+
+    Raises:
+        MalformedMessage: One is no positive integer, or too large.
+    """
+    remedy = "It is a duration in milliseconds; leave it out for the task's own limit."
+    hard_ms, soft_ms = (_bounded_header(message, name, remedy) for name in (TIME_LIMIT_MS, SOFT_LIMIT_MS))
+    return hard_ms, soft_ms
 
 
 def staged_until_ms_of(message: Message) -> int | None:
@@ -210,6 +245,18 @@ def turn_at_ms_of(message: Message) -> int | None:
         MalformedMessage: The header is not a positive integer.
     """
     return _integer_header(message, TURN_AT)
+
+
+def _moment_header(message: Message, name: str, what: str) -> int | None:
+    remedy = f"It is a time in milliseconds since the epoch, at most in the year 9999; leave it out for no {what}."
+    return _bounded_header(message, name, remedy)
+
+
+def _bounded_header(message: Message, name: str, remedy: str) -> int | None:
+    value = _integer_header(message, name, remedy)
+    if value is not None and value > LATEST_MS:
+        raise MalformedMessage(f"Header {name} of task {message.task_id} is too large: {value}. {remedy}")
+    return value
 
 
 def _integer_header(message: Message, name: str, remedy: str = "Leave it out: asyncq sets it itself.") -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from asyncq.breaker import CircuitBreaker
 from asyncq.callback import Callback, CallsBack
@@ -25,7 +25,20 @@ from asyncq.stages import LONGEST_DELAY_S
 if TYPE_CHECKING:  # its model is made when it is first needed
     from asyncq.failed_task import FailedTask
 
-__all__ = ["QueueOptions", "RunOptions", "SendOptions", "Sending", "TaskOptions", "checked_id", "retry_defaults_of"]
+__all__ = [
+    "QueueOptions",
+    "RunIn",
+    "RunOptions",
+    "SendOptions",
+    "Sending",
+    "TaskOptions",
+    "checked_id",
+    "retry_defaults_of",
+    "time_limits_of",
+]
+
+RunIn = Literal["thread", "process"]
+"""Where a `def` task runs. An `async def` task runs on the worker's event loop."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -38,6 +51,11 @@ class TaskOptions(TypedDict, total=False):
             matches the error decides. None, or an empty list: a failure is final. Without it: the queue's policies,
             else the app's, else a failure is final.
         time_limit: How long one attempt may take, in seconds or as a `timedelta`.
+        soft_time_limit: When `SoftTimeLimit` is raised inside an attempt, so that it can clean up or return what it
+            has, in seconds or as a `timedelta`; shorter than `time_limit`. In a thread nothing can be raised:
+            `ctx.soft_limit_reached` tells.
+        run_in: Where a `def` function runs: "thread", or "process" for work that computes. Without it: in a thread.
+        max_concurrency: How many attempts of the task one worker runs at once.
         rate: How many attempts begin in one worker process, evenly spaced: "5/s", "100/m", "1000/h", "20/d". A message
             over it waits for its turn on the broker.
         reply: Whether senders get a result back unless they say otherwise.
@@ -55,6 +73,9 @@ class TaskOptions(TypedDict, total=False):
     queue: str
     retry: RetryPolicy | Sequence[RetryPolicy] | None
     time_limit: float | timedelta
+    soft_time_limit: float | timedelta
+    run_in: RunIn
+    max_concurrency: int
     rate: str
     reply: bool
     on_failure: CallsBack | Callable[[FailedTask], object] | None
@@ -87,6 +108,11 @@ class SendOptions(TypedDict, total=False):
         headers: Headers of your own; names that begin with `asyncq-` and `x-` are not yours.
         reply: Whether a result comes back.
         timeout: How long `call` waits for the result, in seconds or as a `timedelta`.
+        time_limit: How long one attempt may take, in place of what its declaration says.
+        soft_time_limit: When `SoftTimeLimit` is raised inside an attempt, in place of what its declaration says.
+        deadline: By when the work must be done: seconds or a `timedelta` from the send, or an aware `datetime`. No
+            attempt begins after it, one that runs is stopped at it, and tasks that the task sends inherit it. None:
+            a task that another one sends inherits none.
         on_failure: What is sent when this task has finally failed, in place of what its declaration says: a task that
             takes a `FailedTask`, or a signature. None: nothing.
         keep: What the result store keeps, in place of what the task's declaration says: "result", "errors", "nothing".
@@ -101,6 +127,9 @@ class SendOptions(TypedDict, total=False):
     headers: Mapping[str, str | int | float | bool]
     reply: bool
     timeout: float | timedelta
+    time_limit: float | timedelta
+    soft_time_limit: float | timedelta
+    deadline: float | timedelta | datetime | None
     on_failure: CallsBack | None
     keep: Keep
     result_ttl: float | timedelta
@@ -144,6 +173,9 @@ class RunOptions:
     retry: tuple[RetryPolicy, ...] | None = None
     time_limit_s: float | None = None
     on_failure: CallsBack | None = None
+    soft_time_limit_s: float | None = None
+    run_in: RunIn | None = None
+    max_concurrency: int | None = None
     rate: Rate | None = None
 
 
@@ -162,6 +194,11 @@ class Sending:
     timeout_s: float | None = None
     on_failure: Callback | None = None
     says_on_failure: bool = False
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
+    deadline_s: float | None = None
+    deadline_ms: int | None = None
+    says_deadline: bool = False
     keeping: Keeping = KEEP_EVERYTHING
 
     @classmethod
@@ -178,7 +215,9 @@ class Sending:
         delay, eta, timeout = options.get("delay"), options.get("eta"), options.get("timeout")
         if delay is not None and eta is not None:
             raise InvalidOption("Give either delay= or eta=, not both.")
-        expires_s, expires_ms = _expires(options.get("expires"))
+        expires_s, expires_ms = _moment(options.get("expires"), "expires=", "a task that never expires")
+        deadline_s, deadline_ms = _moment(options.get("deadline"), "deadline=", "a task without a deadline")
+        time_limit_s, soft_time_limit_s = time_limits_of(options, "")
         sending = cls(
             delay_s=None if delay is None else _delay_s(delay),
             eta_ms=None if eta is None else _ms_of(eta, "eta=", round_up=True),  # nothing runs early
@@ -191,10 +230,15 @@ class Sending:
             timeout_s=None if timeout is None else seconds_of(timeout, "timeout="),
             on_failure=_on_failure(options.get("on_failure")),
             says_on_failure="on_failure" in options,
+            time_limit_s=time_limit_s,
+            soft_time_limit_s=soft_time_limit_s,
+            deadline_s=deadline_s,
+            deadline_ms=deadline_ms,
+            says_deadline="deadline" in options,
             keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "options"),
         )
-        is_relative = sending.expires_s is not None and sending.delay_s is not None
-        is_absolute = sending.expires_ms is not None and sending.eta_ms is not None
+        is_relative = sending.delay_s is not None and (expires_s or deadline_s) is not None
+        is_absolute = sending.eta_ms is not None and (expires_ms or deadline_ms) is not None
         if is_relative or is_absolute:  # a mixture is for the clock of the send
             sending.times_at(0)
         return sending
@@ -208,19 +252,66 @@ class Sending:
         Raises:
             InvalidOption: The task would expire before it is due, so it would never run.
         """
-        delay_s = self.delay_s or 0.0
-        if self.eta_ms is not None:
-            delay_s = max(0.0, (self.eta_ms - now_ms) / 1000)
-        expires_ms = self.expires_ms
-        if self.expires_s is not None:
-            expires_ms = now_ms + max(1, round(self.expires_s * 1000))
-        if expires_ms is not None and delay_s > 0 and expires_ms <= now_ms + round(delay_s * 1000):
-            due = "delay=" if self.eta_ms is None else "eta="
+        delay_s = self._delay_s(now_ms)
+        expires_ms = _at(self.expires_s, self.expires_ms, now_ms)
+        if self._is_over(expires_ms, now_ms + delay_s * 1000):
+            said = _in_words(self.expires_s, self.expires_ms)
             raise InvalidOption(
-                f"expires= ({_in_words(self.expires_s, self.expires_ms)}) is not after {due} "
-                f"({_in_words(self.delay_s, self.eta_ms)}): the task would expire before it is due, and never run."
+                f"expires= ({said}) is not after {self._due_in_words()}: the task would expire before it is due, and "
+                "never run."
             )
         return delay_s, expires_ms
+
+    def deadline_at(self, now_ms: int) -> int | None:
+        """Return the deadline of a send at this moment, in milliseconds since the epoch, or None.
+
+        Raises:
+            InvalidOption: It is over before the task is due, so the task would never run.
+        """
+        deadline_ms = _at(self.deadline_s, self.deadline_ms, now_ms)
+        if self._is_over(deadline_ms, now_ms + self._delay_s(now_ms) * 1000):
+            raise InvalidOption(
+                f"deadline= ({_in_words(self.deadline_s, self.deadline_ms)}) is not after {self._due_in_words()}: it "
+                "would be over before the task is due, so the task would never run."
+            )
+        return deadline_ms
+
+    def _delay_s(self, now_ms: int) -> float:
+        return (self.delay_s or 0.0) if self.eta_ms is None else max(0.0, (self.eta_ms - now_ms) / 1000)
+
+    def _is_over(self, end_ms: int | None, due_ms: float) -> bool:
+        """Tell whether an end comes before a delayed task is due. What is not delayed is sent, and not run."""
+        has_delay = self.delay_s or self.eta_ms is not None
+        return end_ms is not None and bool(has_delay) and end_ms <= round(due_ms)
+
+    def _due_in_words(self) -> str:
+        return f"{'delay=' if self.eta_ms is None else 'eta='} ({_in_words(self.delay_s, self.eta_ms)})"
+
+
+def time_limits_of(options: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
+    """Return the checked hard and soft time limit of a task or a send, in seconds; None for what was not given.
+
+    Args:
+        options: What was given.
+        where: Its place, for error messages: `@task`, or nothing.
+
+    Raises:
+        InvalidOption: One cannot be used, or the soft one would never be reached.
+    """
+    found = []
+    for name in ("time_limit", "soft_time_limit"):
+        value, what = options.get(name), f"{where}({name}=...)" if where else f"{name}="
+        limit_s = None if value is None else seconds_of(value, what)
+        if limit_s is not None and not 0.001 <= limit_s <= LONGEST_DELAY_S:
+            raise InvalidOption(f"{what} must be more than zero and at most 100 years, not {value!r}.")
+        found.append(limit_s)
+    hard_s, soft_s = found
+    if hard_s is not None and soft_s is not None and soft_s >= hard_s:
+        raise InvalidOption(
+            f"{where or 'options'}(soft_time_limit=...) of {soft_s:g} s must be shorter than time_limit=, {hard_s:g} "
+            "s: the task needs the time between the two to clean up."
+        )
+    return hard_s, soft_s
 
 
 def _delay_s(delay: Any) -> float:
@@ -230,23 +321,33 @@ def _delay_s(delay: Any) -> float:
     return delay_s
 
 
-def _expires(expires: Any) -> tuple[float | None, int | None]:
-    """Return the checked `expires=` as seconds from the send, or as milliseconds since the epoch."""
-    if expires is None:
+def _at(seconds: float | None, moment_ms: int | None, now_ms: int) -> int | None:
+    """Return a moment that was given as seconds from now, or as such; in milliseconds since the epoch."""
+    return moment_ms if seconds is None else now_ms + max(1, round(seconds * 1000))
+
+
+def _moment(given: Any, option: str, without: str) -> tuple[float | None, int | None]:
+    """Return a checked moment as seconds from the send, or as milliseconds since the epoch.
+
+    Args:
+        given: What the user gave.
+        option: Its name.
+        without: What a send without it is, for the message.
+    """
+    if given is None:
         return None, None
-    if isinstance(expires, datetime):
-        expires_ms = _ms_of(expires, "expires=", round_up=False)  # nothing begins late
-        return None, min(max(1, expires_ms), LATEST_MS)
-    if isinstance(expires, bool) or not isinstance(expires, (int, float, timedelta)):
+    if isinstance(given, datetime):
+        moment_ms = _ms_of(given, option, round_up=False)  # nothing begins late
+        return None, min(max(1, moment_ms), LATEST_MS)
+    if isinstance(given, bool) or not isinstance(given, (int, float, timedelta)):
         raise InvalidOption(
-            "expires= takes seconds or a timedelta from the send, or an aware datetime such as "
-            f"datetime.now(UTC) + timedelta(hours=1), not {expires!r}."
+            f"{option} takes seconds or a timedelta from the send, or an aware datetime such as "
+            f"datetime.now(UTC) + timedelta(hours=1), not {given!r}."
         )
-    seconds = seconds_of(expires, "expires=")
+    seconds = seconds_of(given, option)
     if not 0 < seconds <= LONGEST_DELAY_S:
         raise InvalidOption(
-            f"expires= must be more than zero and at most 100 years, not {expires!r}. "
-            "For a task that never expires, leave it out."
+            f"{option} must be more than zero and at most 100 years, not {given!r}. For {without}, leave it out."
         )
     return seconds, None
 

@@ -19,6 +19,7 @@ __all__ = [
     "Failure",
     "LostLease",
     "Outcome",
+    "Postponed",
     "Rejected",
     "RetryLater",
     "Snoozed",
@@ -26,6 +27,9 @@ __all__ = [
     "Succeeded",
     "Throttled",
 ]
+
+REMOTE_TRACEBACK = "__asyncq_traceback__"
+"""The attribute of an exception that was raised in another process, and has its traceback as text."""
 
 _MESSAGE_BYTES = 4 * 1024
 _TRACEBACK_BYTES = 8 * 1024
@@ -53,11 +57,11 @@ class Failure:
             text = str(error)
         except BaseException as broken:  # noqa: BLE001 - the user's own __str__ may raise anything
             text = f"<{kind.__qualname__}.__str__ raised {type(broken).__qualname__}>"
-        lines = traceback_module.format_exception(error)
+        trace = getattr(error, REMOTE_TRACEBACK, None) or "".join(traceback_module.format_exception(error))
         return cls(
             type=f"{kind.__module__}.{kind.__qualname__}",
             message=cut_text(text, _MESSAGE_BYTES),
-            traceback=cut_text("".join(lines), _TRACEBACK_BYTES),
+            traceback=cut_text(trace, _TRACEBACK_BYTES),
         )
 
 
@@ -88,6 +92,13 @@ class RetryLater:
 @dataclass(frozen=True, slots=True)
 class Snoozed:
     """The task asked to run again after `delay_s` seconds. No attempt is counted."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """There was no place for the task in this worker: it was not run, and comes again after `delay_s` seconds."""
 
     delay_s: float
 
@@ -189,6 +200,7 @@ Outcome = (
     Succeeded
     | RetryLater
     | Snoozed
+    | Postponed
     | Deferred
     | Staged
     | Throttled

@@ -17,6 +17,7 @@ from typing import Any
 from asyncq.clock import Clock
 from asyncq.errors import NotOpen, ResultStoreError, StoreUnavailable
 from asyncq.keeping import Keeping
+from asyncq.life import life_of
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, EXPIRES_AT, LATEST_MS, PARENT_ID, ROOT_ID, HeaderValue, Message
 from asyncq.result_store import ResultStore, StatusPage
@@ -46,7 +47,7 @@ def birth_of(message: Message, queue: str, keeping: Keeping) -> dict[str, Any]:
         queue: The queue that it was sent to.
         keeping: For how long it is kept.
     """
-    headers = message.headers
+    headers, life = message.headers, life_of(message)
     return {
         "id": message.task_id,
         "task": message.type,
@@ -55,10 +56,12 @@ def birth_of(message: Message, queue: str, keeping: Keeping) -> dict[str, Any]:
         "parent_id": _text(headers.get(PARENT_ID)),
         "root_id": _text(headers.get(ROOT_ID)),
         "ttl_s": keeping.ttl_s,
+        "life": life,
+        "queued_at": _moment(life or message.timestamp_ms),
     }
 
 
-def sent_update(message: Message, queue: str, keeping: Keeping, at_ms: int, *, anew: bool = False) -> StatusUpdate:
+def sent_update(message: Message, queue: str, keeping: Keeping, at_ms: int) -> StatusUpdate:
     """Return what is written of a task that was sent.
 
     Args:
@@ -66,14 +69,12 @@ def sent_update(message: Message, queue: str, keeping: Keeping, at_ms: int, *, a
         queue: The queue that it was sent to.
         keeping: For how long it is kept.
         at_ms: When that was, in milliseconds since the epoch.
-        anew: Whether what is known of its id belongs to an earlier life.
     """
     due_at = _moment(message.headers.get(DUE_AT))
     return StatusUpdate(
         state=TaskState.QUEUED if due_at is None else TaskState.SCHEDULED,
         at=_moment(at_ms) or moment_of(0),
         due_at=due_at,
-        anew=anew,
         **birth_of(message, queue, keeping),
     )
 
@@ -122,11 +123,16 @@ class Recorder:
         self.clock = clock
         self._is_open = False
         self._closed = False
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
         self._away_until = 0.0
         self._skipped = 0
         self._background: dict[str, StatusUpdate] = {}
         self._flushing: asyncio.Task[None] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the app was closed."""
+        return self._closed
 
     @property
     def shown(self) -> str:
@@ -149,6 +155,9 @@ class Recorder:
         self._closed = True
         if self._flushing is not None:
             await asyncio.wait({self._flushing}, timeout=_NOTE_TIMEOUT_S)
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         await self._store.close()
 
     # --- writing
@@ -174,6 +183,9 @@ class Recorder:
         except (ResultStoreError, NotOpen, TimeoutError) as error:
             self._skipped += len(updates)
             self._is_away(error)
+        except Exception:  # a courtesy must not fail what it is paid to
+            self._skipped += len(updates)
+            log.exception("a state could not be written into the result store", store=self.shown)
 
     def note_soon(self, update: StatusUpdate) -> None:
         """Write what is good to know in the background. Of one task, only the latest news goes."""
@@ -217,8 +229,12 @@ class Recorder:
             except StoreUnavailable as error:
                 self._is_away(error)
                 await asyncio.sleep(_WATCH_PAUSE_S)
-        async for status in self._store.watch(task_id):
-            yield status
+        try:
+            async for status in self._store.watch(task_id):
+                yield status
+        except NotOpen:
+            if not self._closed:
+                raise
 
     async def list(
         self, *, task: str | None, state: TaskState | None, since: datetime | None, limit: int, cursor: str | None
@@ -243,10 +259,17 @@ class Recorder:
             return
         if self._closed:
             raise NotOpen("The app was closed, and its result store with it.")
-        async with self._opening:
-            if not self._is_open:
-                await self._store.open()
-                self._is_open = True
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_store(), name="asyncq result store opens")
+        opening = self._opening
+        try:
+            await asyncio.shield(opening)  # for all who wait: who is cancelled must not stop it for others
+        except StoreUnavailable as error:
+            raise StoreUnavailable(str(error)) from error.__cause__
+
+    async def _open_store(self) -> None:
+        await self._store.open()
+        self._is_open = True
 
     def _is_away(self, error: Exception) -> None:
         now = asyncio.get_running_loop().time()

@@ -17,12 +17,11 @@ from asyncq.callback import CallsBack
 from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
 from asyncq.keeping import keeping_of_options
-from asyncq.options import RunOptions, TaskOptions
+from asyncq.options import RunOptions, TaskOptions, time_limits_of
 from asyncq.queue_names import check_app_name, check_queue_name
 from asyncq.rate import Rate
 from asyncq.retry import policies_of
 from asyncq.scripts import make_script_importable
-from asyncq.signals import seconds_of
 from asyncq.signature import Sender
 from asyncq.task import (
     AnyTask,
@@ -130,12 +129,14 @@ class TaskRegistry:
     ) -> Any:
         """Declare a function as a task; with parentheses or without.
 
-        `async def` functions run on the worker's event loop, `def` functions in threads.
+        `async def` functions run on the worker's event loop, `def` functions in threads, or, with
+        `run_in="process"`, in processes of their own.
 
         Args:
             function: The function, where the decorator is used without parentheses.
             pass_context: The function takes the `TaskContext` as its first parameter.
-            **options: See `TaskOptions`: name, queue, retry, time_limit, reply, on_failure, keep, result_ttl.
+            **options: See `TaskOptions`: name, queue, retry, time_limit, soft_time_limit, run_in, max_concurrency,
+                rate, reply, on_failure, keep, result_ttl.
 
         Raises:
             TaskDefinitionError: The function cannot be a task; the message names the parameter and the remedy.
@@ -178,19 +179,23 @@ class TaskRegistry:
         *,
         pass_context: bool,
     ) -> Declaration:
-        name, time_limit, rate = options.get("name"), options.get("time_limit"), options.get("rate")
+        name, rate = options.get("name"), options.get("rate")
         if name is None:
             name = f"{self.name}.{_function_name(function)}"
             _check_task_name(name)
         queue = options.get("queue") or self.name
+        time_limit_s, soft_time_limit_s = time_limits_of(options, "@task")
         return Declaration(
             name=name,
             queue=queue,
             run=RunOptions(
                 retry=policies_of(options["retry"], "@task(retry=...)") if "retry" in options else None,
-                time_limit_s=None if time_limit is None else seconds_of(time_limit, "time_limit="),
+                time_limit_s=time_limit_s,
                 rate=None if rate is None else Rate.of(rate, "@task(rate=...)"),
                 on_failure=self._on_failure(options.get("on_failure"), name, queue),
+                soft_time_limit_s=soft_time_limit_s,
+                run_in=options.get("run_in"),
+                max_concurrency=options.get("max_concurrency"),
             ),
             reply=options.get("reply", True),
             keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task"),
@@ -270,12 +275,18 @@ def _check_options(options: TaskOptions) -> None:
     policies_of(options.get("retry"), "@task(retry=...)")
     if not isinstance(options.get("reply", True), bool):
         raise InvalidOption(f"@task(reply=...) takes True or False, not {options['reply']!r}.")
+    time_limits_of(options, "@task")
+    if options.get("run_in") not in (None, "thread", "process"):
+        raise InvalidOption(
+            f'@task(run_in=...) takes "thread" or "process", for a `def` function, not {options["run_in"]!r}. An '
+            "`async def` function runs on the worker's event loop."
+        )
+    limit = options.get("max_concurrency")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InvalidOption(f"@task(max_concurrency=...) takes 1 or more attempts at once, not {limit!r}.")
     keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task")
     if options.get("rate") is not None:
         Rate.of(options["rate"], "@task(rate=...)")
-    time_limit = options.get("time_limit")
-    if time_limit is not None and seconds_of(time_limit, "time_limit=") == 0:
-        raise InvalidOption("@task(time_limit=...) must be more than zero.")
 
 
 def _function_name(function: Callable[..., Any]) -> str:

@@ -109,7 +109,8 @@ class ResultStore(Protocol):
     def watch(self, id: str) -> AsyncIterator[TaskStatus]:  # noqa: A002 - the field's own word
         """Iterate the statuses of a task as they change, beginning with the present one if there is one.
 
-        It ends after a final state, which it never misses, and goes on while the store is away. States that last
+        It ends after a final state, which it never misses, or where the record is deleted, and goes on while the store
+        is away. States that last
         only for a moment may be left out. An id that nothing is known of is waited for.
         """
         ...

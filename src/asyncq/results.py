@@ -7,7 +7,8 @@ it does not know.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -18,6 +19,7 @@ from asyncq.errors import (
     NotOpen,
     ReplyLost,
     ResultError,
+    ResultStoreError,
     ResultTimeout,
     TaskNotFound,
 )
@@ -32,6 +34,8 @@ __all__ = ["Progress", "ResultHandle", "gather_results"]
 R = TypeVar("R")
 
 _WAITED_FOR_AT_ONCE = 100
+_LOOK_EACH_S = 20.0
+_LAST_LOOK_S = 2.0
 
 
 class ResultHandle(Generic[R]):
@@ -88,18 +92,17 @@ class ResultHandle(Generic[R]):
             WrongTask: The id belongs to another task.
         """
         timeout_s = None if timeout is None else seconds_of(timeout, "result(timeout=...)")
-        seen: list[TaskStatus] = []
         try:
             async with asyncio.timeout(timeout_s):
                 if self._pending is not None:
-                    await self._pending.end()
+                    await self._replied(self._pending)
                     if self._pending.final is not None:
                         return outcome_of_reply(self.id, self._pending.final, self._decode)
                     if self._recorder is None:
                         raise self._pending.lost or ReplyLost(f"The reply queue of task {self.id} was lost.")
-                return await self._stored_result(seen)
+                return await self._stored_result()
         except TimeoutError:
-            raise await self._in_vain(timeout_s, seen) from None
+            return await self._last_look(timeout_s)
 
     async def status(self) -> TaskStatus:
         """Return what is known of the task at this moment.
@@ -196,18 +199,63 @@ class ResultHandle(Generic[R]):
                 return
             await pending.changed()
 
-    async def _stored_result(self, seen: list[TaskStatus]) -> R:
-        """Return the result once the store has it.
+    async def _replied(self, pending: PendingReply) -> None:
+        """Wait for the final reply, until none can come, or until the store has the end.
 
-        Args:
-            seen: Takes what was seen meanwhile.
+        A reply can be lost on the way, and its task has ended all the same: so the store is looked at now and then.
         """
-        async for status in self._recorder_or_raise().watch(self.id):
+        if self._recorder is None:
+            await pending.end()
+            return
+        while pending.final is None and pending.lost is None:
+            try:
+                async with asyncio.timeout(_LOOK_EACH_S):
+                    await pending.end()
+            except TimeoutError:
+                with suppress(ResultStoreError):
+                    if (await self._recorder.read([self.id]))[0].state.final:
+                        return
+
+    async def _stored_result(self) -> R:
+        """Return the result once the store has it."""
+        recorder = self._recorder_or_raise()
+        async for status in recorder.watch(self.id):
             check_task(status, self._task)
-            seen[:] = [status]
             if status.state.final:
                 return outcome_of(status, self._decode)
-        raise ReplyLost(f"The result store ended while task {self.id} was waited for: the app was closed.")
+        if recorder.is_closed:
+            raise ReplyLost(f"The app was closed while task {self.id} was waited for.")
+        raise self._not_found(f"The record of task {self.id} is gone.")
+
+    async def _last_look(self, timeout_s: float | None) -> R:
+        """Return what the store has after all, or raise the error for a wait that was too short, with what is known."""
+        begin = f"No result of task {self.id} within {timeout_s:g} s."
+        goes_on = "It may still be waiting in its queue or running; call result() again to go on waiting."
+        if self._recorder is None:
+            raise ResultTimeout(f"{begin} {goes_on}")
+        try:
+            async with asyncio.timeout(_LAST_LOOK_S):
+                (status,) = await self._recorder.read([self.id])
+        except (ResultStoreError, TimeoutError) as error:
+            cause = str(error) or "no answer"
+            raise ResultTimeout(
+                f"{begin} {goes_on} The result store {self._recorder.shown} could not be asked: {cause}"
+            ) from None
+        check_task(status, self._task)
+        if status.state.final:
+            return outcome_of(status, self._decode)
+        if status.state is not TaskState.UNKNOWN:
+            raise ResultTimeout(f"{begin} It is {status.state}; call result() again to go on waiting.")
+        if self._pending is not None:
+            raise ResultTimeout(f"{begin} {goes_on}")
+        raise self._not_found(begin)
+
+    def _not_found(self, begin: str) -> TaskNotFound:
+        return TaskNotFound(
+            f"{begin} The result store {self._recorder_or_raise().shown} knows nothing of it: the id may be wrong, the "
+            "task sent without this store and not begun yet, kept with keep='nothing' or keep='errors', or forgotten "
+            "after its result_ttl."
+        )
 
     def _recorder_or_raise(self) -> Recorder:
         if self._recorder is None:
@@ -224,21 +272,6 @@ class ResultHandle(Generic[R]):
             f"Nothing can be asked about task {self.id} here: this app has no result store. Set ASYNCQ_RESULTS, for "
             "example to sqlite:///results.db, in this process and in the workers; or AsyncQ(results=...)."
         )
-
-    async def _in_vain(self, timeout_s: float | None, seen: Sequence[TaskStatus]) -> ResultTimeout:
-        """Return the error for a wait that was too short, with what is known."""
-        begin = f"No result of task {self.id} within {timeout_s:g} s."
-        if self._recorder is None or self._pending is not None:
-            return ResultTimeout(
-                f"{begin} It may still be waiting in its queue or running; call result() again to go on waiting."
-            )
-        if not seen:
-            return TaskNotFound(
-                f"{begin} The result store {self._recorder.shown} knows nothing of it: the id may be wrong, the task "
-                "sent without this store and not begun yet, kept with keep='nothing', or forgotten after its "
-                "result_ttl."
-            )
-        return ResultTimeout(f"{begin} It is {seen[0].state}; call result() again to go on waiting.")
 
     def _replied_status(self) -> TaskStatus:
         """Return what the replies have told."""

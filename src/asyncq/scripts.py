@@ -16,7 +16,7 @@ from types import FrameType, ModuleType
 
 from asyncq.errors import ConfigurationError
 
-__all__ = ["make_script_importable"]
+__all__ = ["importable_name", "make_script_importable"]
 
 # `__mp_main__` is what multiprocessing calls the program's file in a process that it has spawned.
 _PROGRAM_NAMES = ("__main__", "__mp_main__")
@@ -49,7 +49,7 @@ def make_script_importable(app: str) -> None:
     if module is None or module.__dict__ is not frame.f_globals:
         return
     _made_in_program[place] = module
-    name = _importable_name(module)
+    name = importable_name(module)
     if name is not None and name not in sys.modules:
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
@@ -57,7 +57,7 @@ def make_script_importable(app: str) -> None:
             setattr(sys.modules[parent], child, module)
 
 
-def _importable_name(module: ModuleType) -> str | None:
+def importable_name(module: ModuleType) -> str | None:
     """Return the name under which other modules import the program's file; None where there is no such name."""
     spec = module.__spec__
     if spec is not None:  # python -m shop.app; of a package, `python -m shop`, it is shop.__main__

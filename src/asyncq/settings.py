@@ -26,12 +26,20 @@ class Settings(BaseSettings):
         publish_timeout_s: How long a publish waits for the broker's confirm, in seconds.
         call_timeout_s: How long `call` waits for a result unless told otherwise, in seconds.
         max_message_bytes: Larger messages are refused before they are sent. RabbitMQ 4 allows 16 MiB by default.
+        max_result_bytes: A task whose result is larger fails. None: what `max_message_bytes` allows.
         time_limit_s: How long one attempt may take, in seconds. It must stay below the broker's consumer timeout,
             30 minutes by default.
         drain_timeout_s: How long a stopping worker lets running tasks finish, in seconds.
         unknown_task_patience_s: How long a message whose task nobody knows is kept on delay before it is
             dead-lettered, in seconds: during a rolling deploy, new names reach old workers.
         slots: Slots for each queue of a worker that names no number.
+        threads: How many `def` tasks one worker runs at once. None: as many as it has slots.
+        task_processes: How many tasks with `run_in="process"` one worker runs at once. None: one for each CPU core
+            that it may use.
+        process_max_tasks: After how many tasks such a process is replaced by a new one, against memory that leaks.
+            None: never.
+        max_abandoned_threads: When so many threads go on although their time limit is over, the worker drains and ends
+            with exit code 75, so that whoever supervises it starts it again.
         poison_after: After how many returned deliveries a worker does not run a message again, but lets it fail: it may
             be what kills workers. Of it and `delivery_limit`, the lower one holds.
         delivery_limit: After how many returned deliveries the broker itself dead-letters a message, without an error
@@ -51,7 +59,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ASYNCQ_", frozen=True, extra="forbid")
 
-    broker_url: str = "amqp://guest:guest@localhost:5672/"
+    broker_url: str = Field(default="amqp://guest:guest@localhost:5672/", repr=False)  # it holds a password
     namespace: str = Field(default="asyncq", pattern=r"^[A-Za-z0-9_-]{1,40}$")
     declare: bool = True
     heartbeat_s: int = Field(default=10, ge=1, le=600)
@@ -59,16 +67,21 @@ class Settings(BaseSettings):
     publish_timeout_s: float = Field(default=30.0, gt=0)
     call_timeout_s: float = Field(default=60.0, gt=0)
     max_message_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=512 * 1024 * 1024)
+    max_result_bytes: int | None = Field(default=None, ge=1)
     time_limit_s: float = Field(default=25 * 60.0, gt=0)
     drain_timeout_s: float = Field(default=30.0, ge=0)
     unknown_task_patience_s: float = Field(default=300.0, ge=0)
     slots: int = Field(default=10, ge=1, le=2000)
+    threads: int | None = Field(default=None, ge=1, le=2000)
+    task_processes: int | None = Field(default=None, ge=1, le=500)
+    process_max_tasks: int | None = Field(default=None, ge=1)
+    max_abandoned_threads: int = Field(default=10, ge=1)
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
     timezone: str = "UTC"
     cancellations_kept_s: float = Field(default=7 * 86400.0, ge=0, le=400 * 86400)
-    results: str = "none"
-    result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    results: str = Field(default="none", repr=False)  # likewise
+    result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0, le=100 * 365 * 24 * 3600.0)
     results_timeout_s: float = Field(default=10.0, gt=0)
     progress_interval_s: float = Field(default=0.5, ge=0)
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)

@@ -72,6 +72,9 @@ def callback_of(task: str, queue: str, arguments: bytes | None, sending: Sending
         "expires": sending.expires_ms or sending.expires_s,
         "task_id": sending.task_id,
         "timeout": sending.timeout_s,
+        "time_limit": sending.time_limit_s,
+        "soft_time_limit": sending.soft_time_limit_s,
+        "deadline": sending.deadline_ms or sending.deadline_s,
         "reply": sending.reply or None,
     }
     for option, value in unusable.items():

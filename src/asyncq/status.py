@@ -6,21 +6,21 @@ worker's, a worker whose lease is lost may still write. `merge` says what stands
 A status has two parts. The facts of its birth (task, queue, when it was queued, parent and root) are filled in from
 whatever update knows them. All the rest belongs to one update alone, the one that counts:
 
-1. A final state counts more than one that is not, and stays.
-2. A higher attempt counts more than a lower one, which never takes its place.
-3. Of one attempt, a success counts more than another end; else the first end stays.
-4. What is not final goes by its time: a task that snoozes starts again within one attempt.
-5. `anew`, a dead letter that is replayed, begins from nothing.
+1. A later life begins from nothing, and an earlier one says nothing any more: a dead letter that was sent back, an id
+   that is used again. See `life.py`.
+2. A final state counts more than one that is not, and stays.
+3. Of two ends, that of the higher attempt counts; of one attempt a success, else the first one.
+4. Else the higher attempt counts more; of one attempt, the later run; of one run, that another one follows; then the
+   later time.
 
-Invariant: where these rules decide, the order of arrival does not matter. It does in two cases, where nobody knows
-better: two ends of the same kind of one attempt (the first one stays), and an end of a lower attempt beside a higher
-one that is still under way (what is there stays).
+Invariant: the order of arrival does not matter, but for two ends of the same kind of one attempt, where nobody knows
+better: the first one stays.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -56,6 +56,7 @@ class TaskState(StrEnum):
 _FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED})
 _BEFORE_START = frozenset({TaskState.QUEUED, TaskState.SCHEDULED})
 _RANK = {state: rank for rank, state in enumerate(TaskState)}
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,9 @@ class TaskStatus:
         result: What it has returned, as JSON.
         error: What went wrong: of a final failure, or of the attempt before the one that follows.
         queued_at: When it was sent.
+        life: When this life of it was sent, in milliseconds since the epoch; 0 where that is not known. A dead letter
+            that is sent back has a new one, and so has an id that is used again.
+        run: Which run of its attempt this is: the later, the greater.
         due_at: When it may start at the earliest, where it was sent with a delay.
         not_after: From when on no attempt may begin: the `expires=` of its send.
         started_at: When its latest attempt began.
@@ -125,6 +129,8 @@ class TaskStatus:
     root_id: str | None = None
     reason: str | None = None
     rejected: bool = False
+    life: int = 0
+    run: int = 0
     expires_at: datetime | None = None
 
 
@@ -156,7 +162,8 @@ class StatusUpdate:
         reason: Why it has failed for good.
         rejected: Whether it was not run for what its message is, or has rejected that.
         ttl_s: How long the record is kept after its end, in seconds; None for the store's own time.
-        anew: Forget what was there, as for a dead letter that is replayed. Only for QUEUED and SCHEDULED.
+        life: When this life of the task was sent, in milliseconds since the epoch; 0 where that is not known.
+        run: Which run of its attempt this is.
 
     Raises:
         ValueError: An event cannot be so.
@@ -182,7 +189,8 @@ class StatusUpdate:
     reason: str | None = None
     rejected: bool = False
     ttl_s: float | None = None
-    anew: bool = False
+    life: int = 0
+    run: int = 0
 
     def __post_init__(self) -> None:
         before_start = self.state in _BEFORE_START
@@ -190,8 +198,6 @@ class StatusUpdate:
             raise ValueError("UNKNOWN is not a state that an event leads to.")
         if self.attempt != 0 if before_start else self.attempt < 0:
             raise ValueError(f"The attempt of a task that is {self.state} cannot be {self.attempt}.")
-        if self.anew and not before_start:
-            raise ValueError(f"A task begins anew as queued or scheduled, not as {self.state}.")
         for name in ("at", "queued_at", "due_at", "not_after", "started_at", "retry_at"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
@@ -228,23 +234,27 @@ def merge(stored: TaskStatus | None, update: StatusUpdate, store_ttl_s: float | 
     """
     if stored is None or stored.state is TaskState.UNKNOWN:
         return _status_of(update, store_ttl_s)
-    if update.anew:
-        return _status_of(update, store_ttl_s, replace(stored, queued_at=None, due_at=None, not_after=None))
+    if update.life != stored.life:
+        return _status_of(update, store_ttl_s) if update.life > stored.life else stored
     if _counts_more(update, stored):
         return _status_of(update, store_ttl_s, stored)
     return _filled(stored, _status_of(update, store_ttl_s))
 
 
 def _counts_more(update: StatusUpdate, stored: TaskStatus) -> bool:
-    if stored.state.final and not update.state.final:
-        return False
+    """Tell whether an update of the same life takes the place of what is there."""
+    was_final, is_final = stored.state in _FINAL, update.state in _FINAL
+    if was_final != is_final:
+        return is_final
     if update.attempt != stored.attempt:
         return update.attempt > stored.attempt
-    if stored.state.final:
+    if is_final:
         return update.state is TaskState.SUCCEEDED and stored.state is not TaskState.SUCCEEDED
-    if update.state.final or stored.updated_at is None:
-        return True
-    return (update.at, _RANK[update.state]) > (stored.updated_at, _RANK[stored.state])
+    return _order(update.run, update.state, update.at) > _order(stored.run, stored.state, stored.updated_at)
+
+
+def _order(run: int, state: TaskState, at: datetime | None) -> tuple[int, int, datetime]:
+    return run, _RANK[state], at or _LONG_AGO
 
 
 def _status_of(update: StatusUpdate, store_ttl_s: float | None, before: TaskStatus | None = None) -> TaskStatus:
@@ -272,6 +282,8 @@ def _status_of(update: StatusUpdate, store_ttl_s: float | None, before: TaskStat
         root_id=update.root_id or known.root_id,
         reason=update.reason,
         rejected=update.rejected,
+        life=update.life,
+        run=update.run,
         expires_at=update.expires_at(store_ttl_s),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack
 
 from pydantic import ValidationError
 
@@ -17,6 +17,7 @@ from asyncq.arguments import Arguments
 from asyncq.callback import Callback
 from asyncq.context import TaskContext
 from asyncq.errors import InvalidOption, TaskDefinitionError
+from asyncq.importable import refuse_local
 from asyncq.keeping import KEEP_EVERYTHING, Keeping
 from asyncq.options import RunOptions, Sending, SendOptions
 from asyncq.results import ResultHandle
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncContextTask",
     "AsyncTask",
     "Declaration",
+    "RunsIn",
     "Task",
     "TaskWithOptions",
     "ThreadContextTask",
@@ -37,6 +39,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+RunsIn = Literal["loop", "thread", "process"]
 
 _DEFAULTS = Sending()
 
@@ -76,6 +80,7 @@ class Task(Generic[P, R]):
         pass_context: Whether the function's first parameter gets the context.
         keeping: What the result store keeps unless a send says otherwise.
         is_async: Whether the function is `async def`.
+        runs_in: Where it runs in a worker: on its event loop, in a thread, or in a process of its own.
         function: The function itself.
         arguments: Its parameters as JSON.
         results: Its return type as JSON.
@@ -89,6 +94,7 @@ class Task(Generic[P, R]):
         self.pass_context = declaration.pass_context
         self.keeping = declaration.keeping
         self.is_async = _is_async(function)
+        self.runs_in: RunsIn = "loop" if self.is_async else declaration.run.run_in or "thread"
         self.function = function
         self.arguments = Arguments.of(function, pass_context=self.pass_context, task=self.name)
         self.results: Results[R] = Results.of(
@@ -275,6 +281,7 @@ def make_task(function: Callable[..., Any], declaration: Declaration, sender: Se
         TaskDefinitionError: The function cannot be a task.
     """
     _refuse_non_functions(function, declaration.name)
+    _refuse_place(function, declaration)
     kinds: dict[tuple[bool, bool], type[AnyTask]] = {
         (True, False): AsyncTask,
         (False, False): ThreadTask,
@@ -282,6 +289,18 @@ def make_task(function: Callable[..., Any], declaration: Declaration, sender: Se
         (False, True): ThreadContextTask,
     }
     return kinds[_is_async(function), declaration.pass_context](function, declaration, sender)
+
+
+def _refuse_place(function: Callable[..., Any], declaration: Declaration) -> None:
+    """Refuse to run a function where it cannot run."""
+    run_in = declaration.run.run_in
+    if run_in is not None and _is_async(function):
+        raise TaskDefinitionError(
+            f"task {declaration.name!r} has run_in={run_in!r}, and its function is `async def`, which runs on the "
+            "worker's event loop. Make it `def`, or leave run_in= out."
+        )
+    if run_in == "process":
+        refuse_local(function, declaration.name)
 
 
 def _is_about_arguments(error: Exception) -> bool:

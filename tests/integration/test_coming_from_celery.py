@@ -147,7 +147,7 @@ async def kept(url: str, store: str, **options) -> tuple[str, str]:
     async with working(app, {"shop": 1}):
         good, bad = await half.send(2), await half.send(1)
         await last.call()  # one slot, one queue: the others have ended
-        return (await good.status()).state, (await bad.status()).state
+        return (await app.handle(good.id).status()).state, (await app.handle(bad.id).status()).state
 
 
 async def test_ignore_result(broker_url, tmp_path):

@@ -198,6 +198,40 @@ async def test_a_client_that_comes_again_after_the_end_is_told_that_there_is_no_
             assert [event async for event in events_in(response)] == [seen[-1]]
 
 
+async def test_a_task_is_cancelled_by_its_id_and_its_events_end_with_that(shop):
+    """Where it runs, and where it waits; what has ended is told as it is."""
+    async with serving(shop.api) as client:
+        async with working(shop.worker_app):
+            task_id = (await client.post("/mails/you")).json()
+            async with client.stream("GET", f"/tasks/{task_id}/events") as response:
+                states = []
+                async for event in events_in(response):
+                    states.append(event.data["state"])
+                    if event.data["progress"] and not event.data["final"]:
+                        asked = await client.delete(f"/tasks/{task_id}")
+                        assert (asked.status_code, asked.json()["state"]) == (202, "started")
+            assert states[-1] == "cancelled"
+            shop.go_on.set()  # for its thread, which nobody waits for any more
+            again = await client.delete(f"/tasks/{task_id}")
+            assert (again.status_code, again.json()["state"]) == (200, "cancelled")
+        waiting = (await client.post("/mails/you")).json()
+        assert (await client.delete(f"/tasks/{waiting}")).json()["state"] == "queued"
+        async with working(shop.worker_app):
+            assert (await eventually(lambda: end_of(client, waiting)))["state"] == "cancelled"
+        assert (await client.delete("/tasks/no-such-id")).status_code == 404
+
+
+async def test_a_service_may_have_no_cancelling(broker_url, results):
+    """By the router's option, or by the app's setting."""
+    shop = Shop(broker_url, results, cancellations_kept_s=0)
+    shop.api.include_router(task_router(prefix="/looking", cancelling=False))
+    async with serving(shop.api) as client:
+        task_id = (await client.post("/mails/you")).json()
+        answer = await client.delete(f"/tasks/{task_id}")
+        assert (answer.status_code, answer.json()["detail"]) == (501, "This service cancels no tasks.")
+        assert (await client.delete(f"/looking/{task_id}")).status_code == 405
+
+
 async def test_a_client_that_goes_away_ends_the_reading(shop):
     """Nothing is left of it in the service."""
 

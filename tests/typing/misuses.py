@@ -73,6 +73,10 @@ async def wrong_options() -> None:
 # --- wrong declarations
 
 
+@app.task(rate=5)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
+async def rate_is_no_text() -> None: ...
+
+
 @app.task(retry=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
 async def wrong_retry() -> None: ...
 
@@ -111,6 +115,7 @@ async def wrong_results() -> None:
     text: str = await handle.result()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     other: ResultHandle[str] = handle  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     number: int = await thread.call("x")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    await app.cancel(handle)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await handle.result(timeout="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     print(text, other, number)
 

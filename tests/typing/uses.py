@@ -21,6 +21,7 @@ from asyncq import (
     RetryPolicy,
     Signature,
     Task,
+    TaskCancelled,
     TaskContext,
     TaskExpired,
     current_context,
@@ -67,6 +68,7 @@ async def with_parentheses(to: str, *, copies: int = 1) -> Receipt:
     queue="mail",
     retry=RetryPolicy(on=(ConnectionError,), backoff=Exponential(first=1)),
     time_limit=timedelta(seconds=30),
+    rate="100/m",
     reply=False,
 )
 def with_options(to: str) -> list[int]:
@@ -198,6 +200,12 @@ async def results() -> None:
         await handle.result()
     except TaskExpired as error:
         assert_type((error.expires, error.met, error.error), tuple[datetime, datetime, str | None])
+    except TaskCancelled:
+        assert_type(await handle.cancel(), bool)
+    await app.cancel(handle.id, "another")
+    await app.undo_cancel(handle.id)
+    app.sync.cancel(handle.id)
+    assert_type(app.sync.send(plain.s("x")).cancel(), bool)
     assert_type(handle.updates(), AsyncIterator[Progress])
     async for update in handle.updates():
         assert_type(update, Progress)

@@ -23,6 +23,7 @@ from asyncq.dead_letters.run import BATCH, Pace
 from asyncq.dead_letters.tally import RunTally, SummaryTally
 from asyncq.errors import InvalidOption, MalformedMessage
 from asyncq.history import FailedAttempt
+from asyncq.life import REPLAYS, SENT_AT
 from asyncq.message import Message
 from asyncq.outcome import Failure
 from asyncq.rabbitmq.dead_letters import letter_of, record_headers
@@ -95,7 +96,12 @@ def test_nothing_of_a_record_is_left_in_a_replayed_copy_but_the_history():
     """Whatever headers a record has, now and later."""
     letter = letter_of(replace(MESSAGE, headers={"mine": 1}), RECORD)
     assert record_headers(RECORD).keys() <= letter.headers.keys()
-    assert replay_of(letter).headers.keys() == {"mine", "asyncq-history"}
+    replay = replay_of(letter, 1_000)
+    assert replay.headers.keys() == {"mine", "asyncq-history", SENT_AT, REPLAYS}
+    assert (replay.headers[SENT_AT], replay.headers[REPLAYS]) == (1_000, 1)
+    # The clock of who sends it back once more is behind; it is a later life all the same.
+    again = replay_of(replay, 10).headers
+    assert (again[SENT_AT], again[REPLAYS]) == (1_001, 2)
 
 
 JSON = st.recursive(

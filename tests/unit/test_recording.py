@@ -10,7 +10,8 @@ from asyncq import TaskContext
 from asyncq.clock import SystemClock
 from asyncq.errors import InvalidOption, MalformedMessage, MessageTooLarge, StoreUnavailable
 from asyncq.keeping import KEEP, RESULT_TTL, Keeping, keeping_of, keeping_of_options
-from asyncq.message import ATTEMPT, HISTORY
+from asyncq.life import REPLAYS
+from asyncq.message import ATTEMPT
 from asyncq.outcome import Failed, Failure, Succeeded
 from asyncq.recording import Recorder
 from asyncq.status import StatusUpdate, TaskState, TaskStatus
@@ -219,7 +220,7 @@ async def test_of_errors_only_a_success_corrects_what_a_failure_has_left(parts, 
         Executed(parts.delivery("work", headers={KEEP: "errors"}), 1, Failed(failure, "no retry policy"))
     )
     assert store.states == ["failed"]
-    replayed = parts.delivery("work", headers={KEEP: "errors", HISTORY: "[]"})
+    replayed = parts.delivery("work", headers={KEEP: "errors", REPLAYS: 1})
     await parts.settlement.settle(Executed(replayed, 1, Succeeded(b"1")))
     assert store.states == ["failed", "succeeded"]
     assert (await store.status()).result is None

@@ -1,6 +1,7 @@
 """Threads for `def` tasks: how many, for whom, and what becomes of them."""
 
 import asyncio
+import sys
 import threading
 from typing import Any
 
@@ -97,13 +98,12 @@ async def test_a_system_without_more_threads_is_a_failure_of_the_task(monkeypatc
 async def test_a_place_is_not_lost_when_the_one_who_waited_for_it_is_cancelled() -> None:
     """The next in the row gets it."""
     kit = await make_kit(places=1)
-    assert await kit.threads.place()
+    assert await kit.threads.place() == "taken"
     waiting = [asyncio.create_task(kit.threads.place()) for _ in range(2)]
     await asyncio.sleep(0)
-    kit.threads._busy -= 1
-    kit.threads._wake_next()
+    kit.threads.give_back()
     waiting[0].cancel()
-    assert await asyncio.wait_for(waiting[1], 5)
+    assert await asyncio.wait_for(waiting[1], 5) == "taken"
     assert waiting[0].cancelled()
 
 
@@ -130,3 +130,19 @@ async def test_a_thread_that_outlives_the_loop_ends_quietly() -> None:
     go_on.set()
     await asyncio.to_thread(threads[0].join, 5)
     assert not threads[0].is_alive()
+
+
+async def test_many_busy_threads_take_shorter_turns_and_the_interval_comes_back() -> None:
+    """So that the event loop gets its own turns; a few change nothing."""
+    usual_s = sys.getswitchinterval()
+    kit = await make_kit(places=50)
+    go_on, started, _ = gate(kit)
+    few = [asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": n}))) for n in range(5)]
+    await eventually(lambda: len(started) == 5)
+    assert sys.getswitchinterval() == usual_s
+    many = [asyncio.create_task(kit.execution.execute(kit.delivery("wait", {"n": n}))) for n in range(45)]
+    await eventually(lambda: len(started) == 50)
+    assert sys.getswitchinterval() == pytest.approx(usual_s / 5)
+    go_on.set()
+    await asyncio.gather(*few, *many)
+    assert sys.getswitchinterval() == usual_s

@@ -13,6 +13,7 @@ sys.path.insert(0, str(WORKERS))
 
 import images  # noqa: E402 - found by the line above
 import mail  # noqa: E402
+import ml  # noqa: E402
 import reports  # noqa: E402
 import services  # noqa: E402
 from http_server import HttpServer, http_serving  # noqa: E402
@@ -97,6 +98,15 @@ def report_settings(tmp_path, monkeypatch):
     (tmp_path / "csv").mkdir()
     use()
     return use
+
+
+@pytest.fixture
+def ml_settings(tmp_path, monkeypatch):
+    """The ml worker's settings, here and in the processes that it starts; they have models of their own."""
+    monkeypatch.setenv("ML_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr(ml, "settings", ml.MlSettings())
+    monkeypatch.setattr(ml, "_models", {})
+    return ml.settings
 
 
 @pytest.fixture

@@ -275,3 +275,25 @@ async def test_a_service_that_is_not_there_does_not_hold_up_another_one(producer
         answers = [services.ServiceAnswer.model_validate(await handle.result(RESULT_S)) for handle in handles]
         assert sorted(request.key for request in back.requests) == sorted(handle.id for handle in handles)
     assert max(answer.attempt for answer in answers) > 1
+
+
+async def test_the_ml_worker_trains_in_a_process_that_keeps_to_its_limits(producer, run_worker, tmp_path):
+    """Progress from the process; at the soft limit what there is; at the hard one the end, and the worker goes on."""
+    models = tmp_path / "models"
+    run_worker("ml", ML_MODELS_DIR=str(models))
+    training = {"model": "digits", "epochs": 8}
+    handle = await send(producer, "ml.train", training, "ml")
+    updates = [(update.done, update.total) async for update in handle.updates()]
+    trained = await handle.result(RESULT_S)
+    assert (trained["epochs"], trained["complete"]) == (8, True)
+    assert updates[-1] == (8, 8)
+    endless = {"model": "endless", "epochs": 10_000, "hidden": 500}
+    trained = await producer.call("ml.train", endless, queue="ml", soft_time_limit=3, timeout=RESULT_S)
+    assert not trained["complete"]
+    assert 0 < trained["epochs"] < 10_000
+    assert {path.name for path in models.iterdir()} == {"digits.joblib", "endless.joblib"}
+    with pytest.raises(TaskFailed, match=r"longer than its time limit of 1 s"):
+        await producer.call("ml.train", {**endless, "model": "lost"}, queue="ml", time_limit=1, timeout=RESULT_S)
+    answer = await producer.call("ml.predict", {"model": "digits", "pictures": [[0] * 64]}, queue="ml")
+    assert len(answer["digits"]) == 1
+    assert not (models / "lost.joblib").exists()

@@ -86,9 +86,9 @@ async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url,
         assert not processes_of(passing)
         left = [name for name in await management.queues() if name.startswith("demo-")]
         (run,) = kept.iterdir()
-        assert len(left) == 8
+        assert len(left) == 10
         assert all(name.startswith(f"demo-{run.name}.") for name in left)
-        assert len(processes_of(kept)) == 7
+        assert len(processes_of(kept)) == 9  # with the ml worker, and the process of its tasks
         (page,) = re.findall(r"http://127.0.0.1:\d+/(?=   # upload)", output)
         async with httpx.AsyncClient(trust_env=False) as client:
             assert "<form>" in (await client.get(page)).text
@@ -136,8 +136,8 @@ sys.addaudithook(note)
 NOBODY = "amqp://nobody:nothing@127.0.0.1:1/"
 
 
-async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
-    """BROKER=memory: the same checks hold; no process is started, and nobody but its own servers is spoken to."""
+async def test_without_rabbitmq_the_demo_is_right_and_needs_nobody_else(tmp_path):
+    """BROKER=memory: the same checks hold; only the network has a process, and only its own servers are spoken to."""
     log = tmp_path / "events"
     (tmp_path / "sitecustomize.py").write_text(WATCHED.format(log=str(log)))
     output = await whole_run(NOBODY, tmp_path / "out", BROKER="memory", PYTHONPATH=str(tmp_path))
@@ -150,8 +150,11 @@ async def test_without_rabbitmq_the_demo_is_right_and_is_one_process(tmp_path):
     )
     (port,) = re.findall(r"web service: in this process, port (\d+)", output)
     # httpx loads trio where it is installed, as it is here for Selenium, and that one looks a library up.
-    told = [line for line in log.read_text().splitlines() if "ldconfig" not in line]
-    assert told == [mail] * 3 + [notices] * 2 + [f"socket.connect ('127.0.0.1', {port})"]
+    events = [line for line in log.read_text().splitlines() if "ldconfig" not in line]
+    web = f"socket.connect ('127.0.0.1', {port})"
+    assert [event for event in events if event.startswith("socket")] == [mail] * 3 + [notices] * 2 + [web]
+    (started,) = (event for event in events if not event.startswith("socket"))
+    assert "asyncq.worker.process_pool.child" in started
 
 
 async def test_an_interrupted_demo_without_rabbitmq_ends(tmp_path):
@@ -266,7 +269,7 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         type = "images.BrokenPictureError"
 
     outcomes = Outcomes(None, failed={samples.TRUNCATED: Failure}, task_ids={samples.TRUNCATED: "t1"})
-    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": [], "services": []}
+    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": [], "services": [], "ml": []}
     assert all(check.holds for check in checks.check_dead_letters(right, outcomes))
     for wrong in (
         {**right, "images": []},

@@ -268,6 +268,22 @@ def test_the_page_says_why_a_file_is_not_converted(service):
         assert browser.find_elements("css selector", "article img") == []
 
 
+def test_the_page_cancels_a_picture_that_is_being_converted(service):
+    """The worker's thread sees it at its next part, and the page hears of it as of everything else."""
+    service.work("images", IMAGES_WEBP_EFFORT="6")
+    service.serve()
+    (service.folder / "holiday.jpg").write_bytes(a_picture(3000, 2000))
+    with browsing(service.folder / "profile") as browser:
+        browser.get(service.url)
+        upload(browser, service.folder / "holiday.jpg")
+        wait_in(browser, "document.querySelector('article')?.dataset.state === 'started'")
+        browser.find_element("css selector", ".cancel").click()
+        wait_in(browser, "document.querySelector('article')?.dataset.state === 'cancelled'")
+        assert browser.find_element("css selector", ".facts").text == "It was cancelled."
+        assert browser.find_elements("css selector", "article img") == []
+        assert not browser.find_element("css selector", ".cancel").is_displayed()
+
+
 def test_a_page_that_was_cut_off_in_the_middle_shows_the_end_all_the_same(service):
     """The service is stopped while the browser listens, with its stream open, and started again."""
     serving = service.serve()

@@ -129,7 +129,7 @@ class Demo:
     def set_environment(self, broker_url: str) -> None:
         """Set what the workers read: theirs and, since this process imports their tasks, this one's too."""
         for name in list(os.environ):
-            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_")):
+            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_", "ML_")):
                 del os.environ[name]  # settings for somebody's real workers are not meant for these
         os.environ.update(
             PYTHONUNBUFFERED="1",
@@ -140,6 +140,7 @@ class Demo:
             IMAGES_WEBP_EFFORT="2",  # half the time of the default, and files about as small
             REPORTS_INPUT_DIR=str(self.run.csv),
             REPORTS_OUTPUT_DIR=str(self.run.reports),
+            ML_MODELS_DIR=str(self.run.models),
             MAIL_ATTACHMENTS_DIR=str(self.run.reports),
             MAIL_SENDER="demo@example.org",
             MAIL_SMTP_HOST="127.0.0.1",
@@ -159,6 +160,7 @@ class Demo:
         self.view.note(f"report    {self.run.reports}")
         self.view.note(f"mail      {self.run.mails}")
         self.view.note(f"notice    {self.run.notices}")
+        self.view.note(f"model     {self.run.models}")
         self.view.note(f"logs      {self.run.logs}")
         for line in self.stage.last_words():
             self.view.note(line)

@@ -25,7 +25,17 @@ from demo.samples import TRUNCATED, decodes, readable
 from demo.settings import Run
 from demo.smtp_server import REFUSALS
 from demo.stage import DeadTask
-from demo.story import CSV_NAME, LABEL, NUMBERS, RECIPIENT, Outcomes, notice_of, server_events
+from demo.story import (
+    CSV_NAME,
+    LABEL,
+    NUMBERS,
+    RECIPIENT,
+    TRAINING,
+    Outcomes,
+    held_back,
+    notice_of,
+    server_events,
+)
 
 Dead = Mapping[str, Sequence[DeadTask]]
 
@@ -73,6 +83,7 @@ def check_all(run: Run, sources: list[str], outcomes: Outcomes, dead: Dead, dela
         *check_report(run, outcomes),
         *check_mail(run, outcomes, delays.mail),
         *check_notice(run, outcomes, delays.service),
+        *check_network(run, outcomes),
     ]
 
 
@@ -264,4 +275,26 @@ def check_notice(run: Run, outcomes: Outcomes, backoff_s: float) -> Iterator[Che
         f"The second came when Retry-After had asked for it: {gap:.1f} s later",
         notice_service.RETRY_AFTER_S <= gap < backoff_s / 2,  # the policy's own delay would have been longer
         f"{gap} s",
+    )
+
+
+def check_network(run: Run, outcomes: Outcomes) -> Iterator[Check]:
+    """The model is there, and reads what it was not trained on; how well is counted here."""
+    trained = outcomes.trained
+    if trained is None:
+        yield Check("The network was trained", holds=False, found="no answer")
+        return
+    path = run.models / f"{TRAINING.model}.joblib"
+    size = path.stat().st_size if path.exists() else None
+    yield Check("The model's file has the size that the worker says", size == trained.size_bytes, f"{size}")
+    _, digits = held_back()
+    right = sum(said == real for said, real in zip(outcomes.digits, digits, strict=False))
+    count = len(digits)
+    yield Check(
+        f"The network reads {right} of {count} digits rightly that it was not trained on: 9 of 10 at least",
+        len(outcomes.digits) == count and right >= 0.9 * count,
+        f"{right} of {count}, {len(outcomes.digits)} answers",
+    )
+    yield Check(
+        "That is the accuracy that the worker says", abs(right / count - trained.accuracy) < 1e-9, f"{trained.accuracy}"
     )

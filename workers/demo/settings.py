@@ -89,7 +89,7 @@ class Run:
         """Make the folders of a new run."""
         name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         run = cls(name, output.resolve() / name)
-        for folder in (run.pictures, run.converted, run.csv, run.reports, run.mails, run.notices, run.logs):
+        for folder in (run.pictures, run.converted, run.csv, run.reports, run.mails, run.notices, run.models, run.logs):
             folder.mkdir(parents=True)
         return run
 
@@ -126,6 +126,11 @@ class Run:
     def notices(self) -> Path:
         """What the web service accepted."""
         return self.folder / "notices"
+
+    @property
+    def models(self) -> Path:
+        """What the ml worker has trained."""
+        return self.folder / "models"
 
     @property
     def logs(self) -> Path:

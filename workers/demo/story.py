@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 import images
 import mail
+import ml
 import reports
 import services
 from asyncq import ResultHandle, TaskFailed, Unroutable
@@ -34,6 +35,7 @@ RECIPIENT = "reader@example.org"
 LABEL = "picture"
 NUMBERS = ["original KB", "WebP KB", "thumbnails KB", "seconds"]
 CSV_NAME = "pictures.csv"
+TRAINING = ml.Training(model="digits", epochs=30)
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class Outcomes:
         mail_task_id: The mail's task id.
         answer: What the services worker was answered.
         notice_task_id: The notice's task id.
+        trained: What the ml worker has trained.
+        digits: What the model reads on the pictures that it was not trained on.
         seconds: How long each part took.
     """
 
@@ -62,6 +66,8 @@ class Outcomes:
     mail_task_id: str = ""
     answer: services.ServiceAnswer | None = None
     notice_task_id: str = ""
+    trained: ml.Trained | None = None
+    digits: list[int] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -83,12 +89,13 @@ class Story:
 
     async def play(self) -> Outcomes:
         """Do it all."""
-        async with images.app, reports.app, mail.app, services.app:
+        async with images.app, reports.app, mail.app, services.app, ml.app:
             outcomes = await self.ask()
             await self.convert(outcomes)
             await self.report(outcomes)
             await self.mail(outcomes)
             await self.notify(outcomes)
+            await self.learn(outcomes)
         return outcomes
 
     async def ask(self) -> Outcomes:
@@ -204,6 +211,22 @@ class Story:
         outcomes.seconds["the notice"] = perf_counter() - started
         self.view.finish("notice", f"accepted at attempt {answer.attempt}: {answer.status}, {answer.location}")
 
+    async def learn(self, outcomes: Outcomes) -> None:
+        """Train a model in a process of its own, and ask it for digits that it has never seen."""
+        self.view.step("A network that learns to read handwritten digits, in a process of its own")
+        started = perf_counter()
+        queue = self.run.queue("ml")
+        train = ml.train.options(queue=queue)
+        handle = await self.once_up(lambda: train.send(TRAINING))
+        outcomes.trained = trained = await self.follow("training", handle)
+        self.view.finish("training", f"{trained.epochs} epochs, {trained.accuracy:.1%} right, {trained.seconds:.1f} s")
+        pictures, _ = await asyncio.to_thread(held_back)
+        predict = ml.predict.options(queue=queue, timeout=self.timeout_s)
+        answer = await predict.call(ml.Question(model=TRAINING.model, pictures=pictures))
+        outcomes.digits = answer.digits
+        outcomes.seconds["the network"] = perf_counter() - started
+        self.view.finish("reading", f"{len(answer.digits)} digits, {min(answer.certainties):.0%} sure at least")
+
     async def show_refusals(self, log: Path, words: str) -> None:
         """Show each refusal of a server as it writes it into its log."""
         shown = 0
@@ -271,6 +294,22 @@ def notice_of(outcomes: Outcomes) -> dict[str, JsonValue]:
         "size_bytes": report.size_bytes,
         "totals": {figures.column: str(figures.total) for figures in report.figures},
     }
+
+
+def held_back() -> tuple[list[list[float]], list[int]]:
+    """Return the pictures that the network is not trained on, and the digits that they really show."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - not before it is needed: its import takes a second
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415
+
+    data = load_digits()
+    _, pictures, _, digits = train_test_split(
+        data.data,
+        data.target,
+        test_size=TRAINING.held_back,
+        random_state=TRAINING.seed,
+        stratify=data.target,
+    )
+    return pictures.tolist(), digits.tolist()
 
 
 def server_events(log: Path) -> list[dict[str, Any]]:

@@ -197,7 +197,8 @@ async def _cleaned(app: AsyncQ, older_than: datetime | None) -> int:
 def _not_found(recorder: Recorder, task_id: str) -> TaskNotFound:
     return TaskNotFound(
         f"The result store {recorder.shown} knows nothing of a task {task_id!r}: the id may be wrong, its record "
-        "forgotten after its result_ttl, or the task kept with keep='nothing'. `asyncq status` lists the latest tasks."
+        "forgotten after its result_ttl, or the task kept with keep='nothing' or keep='errors'. `asyncq status` lists "
+        "the latest tasks."
     )
 
 

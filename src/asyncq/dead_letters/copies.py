@@ -13,6 +13,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_json
 
 from asyncq.errors import InvalidOption, MalformedMessage
+from asyncq.life import RUNS, new_life_after
 from asyncq.message import ATTEMPT, DUE_AT, EXPIRES_AT, FIRST_AT, STAGED_UNTIL, TURN_AT, UNKNOWN_SINCE, Message, copy_of
 
 __all__ = ["arguments_as_json", "replay_of", "with_arguments"]
@@ -22,6 +23,7 @@ _OF_THE_DEATH = (
     DUE_AT,
     EXPIRES_AT,
     FIRST_AT,
+    RUNS,
     STAGED_UNTIL,
     TURN_AT,
     UNKNOWN_SINCE,
@@ -39,9 +41,14 @@ _OF_THE_DEATH = (
 _SPACE = " \t\r\n"
 
 
-def replay_of(message: Message) -> Message:
-    """Return what is sent in place of a dead letter: a new message of the same task."""
-    return copy_of(message, headers={}, drop=_OF_THE_DEATH)
+def replay_of(message: Message, now_ms: int) -> Message:
+    """Return what is sent in place of a dead letter: a new message of the same task, in a new life of it.
+
+    Args:
+        message: The dead letter's.
+        now_ms: The time, in milliseconds since the epoch.
+    """
+    return copy_of(message, headers=new_life_after(message, now_ms), drop=_OF_THE_DEATH)
 
 
 def arguments_as_json(arguments: Mapping[str, Any]) -> dict[str, str]:

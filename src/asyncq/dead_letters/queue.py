@@ -16,14 +16,14 @@ from asyncq.broker import Broker, DeadLetter, Publication, Queue
 from asyncq.clock import Clock
 from asyncq.dead_letters.copies import arguments_as_json, replay_of, with_arguments
 from asyncq.dead_letters.filters import DeadLetterFilter
-from asyncq.dead_letters.renewal import Renewal
 from asyncq.dead_letters.reports import LetterCount, PurgeReport, ReplayReport
 from asyncq.dead_letters.run import Pace, Run
 from asyncq.dead_letters.tally import RunTally, SummaryTally
 from asyncq.errors import BrokerError, InvalidOption, MalformedMessage, NotSent, PartlyDone
+from asyncq.keeping import keeping_or_default
 from asyncq.message import Message
 from asyncq.queue_names import check_queue_name
-from asyncq.recording import Recorder
+from asyncq.recording import Recorder, sent_update
 
 __all__ = ["DeadLetterQueue"]
 
@@ -66,7 +66,7 @@ class DeadLetterQueue:
         self._clock = clock
         self._check = check
         self._timeout_s = timeout_s
-        self._renewal = Renewal(recorder)
+        self._recorder = recorder
 
     # --- looking
 
@@ -198,7 +198,7 @@ class DeadLetterQueue:
             return made if isinstance(made, str) else None
 
         async def publish(letters: Sequence[DeadLetter]) -> list[str | None]:
-            return await self._publish(letters, [prepared(letter) for letter in letters])
+            return await self._publish([prepared(letter) for letter in letters])
 
         try:
             await (run.look(reason_of) if dry_run else run.act(publish, pace))
@@ -268,7 +268,7 @@ class DeadLetterQueue:
         queue = to or letter.queue
         if queue is None:
             return "it is not known which queue it was for: name one"
-        message = replay_of(letter.message)
+        message = replay_of(letter.message, self._clock.now_ms())
         if changed:
             try:
                 message = self._changed(message, changed)
@@ -281,15 +281,10 @@ class DeadLetterQueue:
         self._check(message.type, body)
         return dataclasses.replace(message, body=body)
 
-    async def _publish(
-        self, letters: Sequence[DeadLetter], prepared: Collection[Publication | str]
-    ) -> list[str | None]:
+    async def _publish(self, prepared: Collection[Publication | str]) -> list[str | None]:
         items = [item for item in prepared if not isinstance(item, str)]
-        going = [letter for letter, item in zip(letters, prepared, strict=True) if not isinstance(item, str)]
-        await self._renewal.begin(items)
         errors = await self._broker.publish_many(items, timeout_s=self._timeout_s)
-        # Where it is not known whether one went, its worker tells; what is written here would count less.
-        await self._renewal.undo(letter for letter, error in zip(going, errors, strict=True) if error is not None)
+        await self._note([item for item, error in zip(items, errors, strict=True) if error is None])
         if items and all(isinstance(error, NotSent) for error in errors):
             raise next(error for error in errors if error is not None)  # the broker takes nothing: the next fail too
         published = iter(errors)
@@ -297,6 +292,20 @@ class DeadLetterQueue:
             item if isinstance(item, str) else None if (error := next(published)) is None else str(error)
             for item in prepared
         ]
+
+    async def _note(self, sent: Sequence[Publication]) -> None:
+        """Write into the result store that these tasks are queued again."""
+        recorder = self._recorder
+        if recorder is None or not sent:
+            return
+        now_ms = self._clock.now_ms()
+        await recorder.note(
+            [
+                sent_update(item.message, item.to.queue, keeping, now_ms)
+                for item in sent
+                if isinstance(item.to, Queue) and (keeping := keeping_or_default(item.message)).failures
+            ]
+        )
 
     def _ended(self, error: BrokerError, report: ReplayReport | PurgeReport, done: str) -> PartlyDone:
         return PartlyDone(

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Response
 from fastapi.requests import HTTPConnection
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator
@@ -106,17 +106,21 @@ AsyncQDep = Annotated[AsyncQ, Depends(current_app)]
 """The open app, as a route's parameter: `async def route(app: AsyncQDep)`."""
 
 
-def task_router(*, prefix: str = "/tasks", tracebacks: bool = False, keep_alive_s: float = 15.0) -> APIRouter:
-    """Return routes that tell how far tasks are, whoever has sent them. They read the result store.
+def task_router(
+    *, prefix: str = "/tasks", tracebacks: bool = False, keep_alive_s: float = 15.0, cancelling: bool = True
+) -> APIRouter:
+    """Return routes that tell how far tasks are, whoever has sent them, and cancel them. They read the result store.
 
     `GET {prefix}/{id}` answers with a `TaskStatusOut`. `GET {prefix}/{id}/events` sends one after the other as
-    server-sent events, up to the end. Both answer 404 where nothing is known of the id, 503 where the store is away.
-    Who knows an id may see its task: protect the routes as any other, by `include_router(..., dependencies=[...])`.
+    server-sent events, up to the end. `DELETE {prefix}/{id}` lets a task not run, or stops it. All answer 404 where
+    nothing is known of the id, 503 where the store is away. Who knows an id may see its task, and cancel it: protect
+    the routes as any others, by `include_router(..., dependencies=[...])`.
 
     Args:
         prefix: Where the routes are.
         tracebacks: Whether errors show where they were raised: for your own people, not for the world.
         keep_alive_s: A comment is sent after so many seconds without an event.
+        cancelling: Whether there is a DELETE.
     """
     router = APIRouter(prefix=prefix, tags=["tasks"], responses={404: {"model": ErrorOut}, 503: {"model": ErrorOut}})
 
@@ -146,7 +150,35 @@ def task_router(*, prefix: str = "/tasks", tracebacks: bool = False, keep_alive_
         events = events_of(statuses, data_of, seen=last_event_id, keep_alive_s=keep_alive_s)
         return EventStream(events, headers=_NO_PROXY_KEEPS_IT)
 
+    if cancelling:
+        _add_cancelling(router)
     return router
+
+
+def _add_cancelling(router: APIRouter) -> None:
+    @router.delete(
+        "/{task_id}",
+        status_code=202,
+        response_model=TaskStatusOut[Any],
+        responses={
+            200: {"model": TaskStatusOut[Any], "description": "The task has ended already."},
+            202: {"description": "It is cancelled as soon as a worker comes to it, or sees it. Its status as it was."},
+            501: {"model": ErrorOut},
+        },
+    )
+    async def cancel_task(task_id: TaskId, app: AsyncQDep, response: Response) -> TaskStatusOut[Any]:
+        """Let a task not run, or stop it where it runs."""
+        status = await _known(app, task_id)
+        if status.state.final:
+            response.status_code = 200
+        else:
+            try:
+                await app.cancel(task_id)
+            except InvalidOption as error:  # the id has been looked at, so it is cancelling that is switched off
+                raise HTTPException(501, "This service cancels no tasks.") from error
+            except AsyncQError as error:
+                raise http_error(error) from error
+        return TaskStatusOut[Any].of(status)
 
 
 class EventStream(StreamingResponse):

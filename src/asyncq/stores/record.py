@@ -21,6 +21,7 @@ from asyncq.status import Progress, TaskState, TaskStatus
 __all__ = ["Cursor", "Unreadable", "decode", "encode", "from_micros", "key_of", "micros"]
 
 _TIMES = ("queued_at", "due_at", "not_after", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
+_NUMBERS = ("attempt", "life", "run")
 _TEXTS = ("task", "queue", "worker", "parent_id", "root_id", "reason")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -54,11 +55,9 @@ def encode(status: TaskStatus) -> str:
         record["id"] = status.id
     if status.rejected:
         record["rejected"] = True
-    if status.attempt:
-        record["attempt"] = status.attempt
-    for name in _TEXTS:
-        if (text := getattr(status, name)) is not None:
-            record[name] = text
+    for name in (*_NUMBERS, *_TEXTS):
+        if (value := getattr(status, name)) not in {None, 0}:
+            record[name] = value
     for name in _TIMES:
         if (moment := getattr(status, name)) is not None:
             record[name] = moment.isoformat()
@@ -93,12 +92,12 @@ def decode(key: str, text: str | bytes, result: bytes | None) -> TaskStatus:
     try:
         record = json.loads(text)
         known: dict[str, Any] = {name: _text(record[name]) for name in _TEXTS if name in record}
+        known |= {name: _count(record.get(name, 0)) for name in _NUMBERS}
         known |= {name: _moment(record[name]) for name in _TIMES if name in record}
         return TaskStatus(
             id=_text(record.get("id", key)),
             state=TaskState(record["state"]),
             rejected=record.get("rejected") is True,
-            attempt=_count(record.get("attempt", 0)),
             progress=_progress(record["progress"]) if "progress" in record else None,
             result=result,
             error=_error(record["error"]) if "error" in record else None,
@@ -127,7 +126,7 @@ def _text(value: Any) -> str:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise TypeError("the attempt is no number")
+        raise TypeError("this is no number")
     return value
 
 

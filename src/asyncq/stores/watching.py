@@ -58,7 +58,7 @@ class Bell:
 async def follow(
     look: Callable[[], Awaitable[tuple[TaskStatus | None, bool]]], rung: asyncio.Event, store: str
 ) -> AsyncIterator[TaskStatus]:
-    """Iterate what `look` sees, each time it is something new, up to the first final state.
+    """Iterate what `look` sees, each time it is something new, up to the first final state, or until it is gone.
 
     Args:
         look: Returns the present status, and whether the store tells of changes.
@@ -79,6 +79,8 @@ async def follow(
             status, away = None, True
         else:
             away = False
+        if status is None and last is not None and not away:
+            return  # it was deleted, or has expired: nobody will write of it any more
         if status is not None and status != last:
             last = status
             pause = _FIRST_PAUSE_S

@@ -3,7 +3,8 @@
     faults.fail(charge_card, times=2, error=ConnectionError("the bank is away"))
     faults.hang(make_report)
 
-Faults befall what a worker runs. A task that is called like a function, by a test or by another task, has none.
+Faults befall what a worker runs. A task that is called like a function, by a test or by another task, has none. A task
+with `run_in="process"` runs in a thread from its first fault on: the test's own process decides how it fails.
 
 Invariant: a task's own function runs when no fault is left for it, and all is as before when the test ends.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 from asyncq.context import TaskContext, current_context
 from asyncq.errors import NoContext, UnknownTask
-from asyncq.task import Task
+from asyncq.task import RunsIn, Task
 
 __all__ = ["Faults"]
 
@@ -44,7 +45,7 @@ class Faults:
         self._tasks = tasks
         self._changed = changed
         self._faults: dict[str, deque[Any]] = {}
-        self._originals: dict[str, tuple[AnyTask, Callable[..., Any]]] = {}
+        self._originals: dict[str, tuple[AnyTask, Callable[..., Any], RunsIn]] = {}
         self._released = threading.Event()
         self._hanging: set[TaskContext] = set()
         self._lock = threading.Lock()
@@ -99,8 +100,8 @@ class Faults:
         finally:
             self._released.set()
             self._faults.clear()
-            for task, function in self._originals.values():
-                task.function = function
+            for task, function, runs_in in self._originals.values():
+                task.function, task.runs_in = function, runs_in
             self._originals.clear()
 
     # --- inside
@@ -118,10 +119,12 @@ class Faults:
         if times < 1:
             raise ValueError(f"times={times!r}: a fault befalls 1 attempt or more.")
         if task.name not in self._originals:
-            self._originals[task.name] = task, task.function
+            self._originals[task.name] = task, task.function, task.runs_in
             self._faults[task.name] = deque()
             wrap = self._wrapped_on_loop if task.is_async else self._wrapped_in_thread
             task.function = wrap(task.name, task.function)
+            if task.runs_in == "process":  # its faults are here, and no process has them
+                task.runs_in = "thread"
         self._faults[task.name].extend([fault] * times)
 
     def _wrapped_on_loop(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

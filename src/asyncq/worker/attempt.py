@@ -55,11 +55,15 @@ class Limits:
         clock: What the times go by.
         limit_s: Until it is interrupted.
         grace_s: How long it may go on after that, until it is given up.
+        soft_limit_s: Until it is asked to come to an end by itself; None for never.
+        by_deadline: Whether `limit_s` ends at the deadline of its send.
     """
 
     clock: Clock
     limit_s: float
     grace_s: float = GRACE_S
+    soft_limit_s: float | None = None
+    by_deadline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,9 @@ class Attempt:
         orphaned: Whether its lease is lost.
         on_orphaned: Called when the lease is lost.
         on_late_end: Called when the code ends and no slot waits for it any more.
+        on_code_end: Called when the code ends, however late.
+        on_interrupt: Stops code that is no asyncio task.
+        on_soft_limit: Raises `SoftTimeLimit` in the code, where that can be done.
         record: What is noted of it in the result store; None for nothing.
     """
 
@@ -117,6 +124,7 @@ class Attempt:
         "_lease_watch",
         "_loop",
         "_return_waiter",
+        "_soft_timer",
         "_started",
         "_timer",
         "_waiter",
@@ -129,8 +137,11 @@ class Attempt:
         "interrupted",
         "limits",
         "number",
+        "on_code_end",
+        "on_interrupt",
         "on_late_end",
         "on_orphaned",
+        "on_soft_limit",
         "orphaned",
         "record",
         "task",
@@ -149,6 +160,9 @@ class Attempt:
         self.orphaned = False
         self.on_orphaned: Callable[[Attempt], None] | None = None
         self.on_late_end: Callable[[Attempt], None] | None = None
+        self.on_code_end: Callable[[], None] | None = None
+        self.on_interrupt: Callable[[], None] | None = None
+        self.on_soft_limit: Callable[[], None] | None = None
         self.record: AttemptRecord | None = None
         self._ending: Ending | None = None
         self._waiter: asyncio.Future[Ending] | None = None
@@ -159,11 +173,13 @@ class Attempt:
         self._started = clock.monotonic()
         self.began_ms = clock.now_ms()
         self._timer = clock.call_later(min(limits.limit_s, _LEASE_WATCH_AFTER_S), self._look)
+        soft_s = limits.soft_limit_s
+        self._soft_timer = None if soft_s is None else clock.call_later(soft_s, self._soft_limit)
 
     @property
     def in_thread(self) -> bool:
         """Whether the code runs in a thread, which nobody can stop."""
-        return not self.task.is_async
+        return self.task.runs_in == "thread"
 
     @property
     def seconds(self) -> float:
@@ -206,8 +222,13 @@ class Attempt:
             return
         self.finished = True
         self._timer.cancel()
+        if self._soft_timer is not None:
+            self._soft_timer.cancel()
         self._stop_watching()
         self.stop_waiting()
+        if self.on_code_end is not None:
+            self.on_code_end()
+        self.on_code_end = self.on_interrupt = self.on_soft_limit = None  # they lead back to this attempt
         late = self._ending is not None or self.orphaned
         if self._ending is None:
             self._end(ending)
@@ -215,7 +236,9 @@ class Attempt:
             self.on_late_end(self)
 
     def interrupt(self, why: Interruption) -> None:
-        """Tell the code to stop, once: an async task is cancelled, a thread can only look at `ctx.cancelled`.
+        """Tell the code to stop, once: an async task is cancelled, a process is killed a little later.
+
+        A thread can only look at `ctx.cancelled`.
 
         One plain cancel, so that awaits in the code's `finally` blocks work. A thread that is cancelled has until its
         time limit to look: what it returns until then counts, for the work was done.
@@ -233,6 +256,8 @@ class Attempt:
             self.code.cancel()
             # A task that is cancelled before its first step never runs a line, its own report included.
             self.code.add_done_callback(lambda _: self.code_ended(Raised(asyncio.CancelledError())))
+        elif self.on_interrupt is not None:
+            self.on_interrupt()
 
     def watch_lease(self) -> None:
         """Learn of a lost lease while the code runs, not only when it acks."""
@@ -248,6 +273,14 @@ class Attempt:
         self.watch_lease()
         if self.record is not None:
             self.record.lease = delivery
+
+    def _soft_limit(self) -> None:
+        """Ask the code to come to an end by itself."""
+        if self.finished or self.interrupted is not None:
+            return
+        self.context.mark_soft_limit()
+        if self.on_soft_limit is not None:
+            self.on_soft_limit()
 
     def _look(self) -> None:
         """Start what only a longer attempt needs."""

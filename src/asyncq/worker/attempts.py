@@ -11,7 +11,7 @@ small as the number of slots and of those orphans.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from asyncq.broker import Broker, Delivery
 from asyncq.clock import Clock
@@ -34,6 +34,10 @@ class Attempts:
         broker: Only its status is read: while there is no connection, nothing can come back.
         clock: What that patience goes by.
         lease_patience_s: How long a lost lease may take to come back, in seconds of a working connection.
+
+    Attributes:
+        outcomes: How many deliveries have ended how.
+        on_given_up: Called when there is one attempt more that goes on although it was given up.
     """
 
     def __init__(self, broker: Broker, clock: Clock, lease_patience_s: float = LEASE_PATIENCE_S) -> None:
@@ -44,6 +48,7 @@ class Attempts:
         self._by_message: dict[str, Attempt] = {}
         self._overdue: set[Attempt] = set()
         self.outcomes: Counter[str] = Counter()
+        self.on_given_up: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(tuple(self._running))
@@ -77,6 +82,8 @@ class Attempts:
             del self._by_message[message_id]
         if not attempt.finished:
             self._overdue.add(attempt)
+            if self.on_given_up is not None:
+                self.on_given_up()
 
     def cancel(self, ids: Container[str]) -> None:
         """Tell the attempts of these tasks to stop."""

@@ -16,14 +16,15 @@ from asyncq.context import ContextServices, TaskContext, running
 from asyncq.errors import MalformedMessage
 from asyncq.loggers import get_logger
 from asyncq.message import Message, attempt_of
-from asyncq.outcome import Cancelled, Drained, Failed, Failure, LostLease, Outcome
+from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome
 from asyncq.retry import RetryDefaults
+from asyncq.worker.admission import Admission, Start
 from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
+from asyncq.worker.limits import LimitRules
 from asyncq.worker.recording import AttemptRecord, Recording
 from asyncq.worker.revocations import Revocations
-from asyncq.worker.runners import ThreadPool, start_on_loop
 from asyncq.worker.verdict import decide
 
 __all__ = ["Executed", "Execution", "RunRules"]
@@ -76,7 +77,7 @@ class Execution:
     Args:
         intake: Reads them.
         attempts: The table of what runs.
-        threads: Where `def` tasks run.
+        admission: Whether an attempt may begin, and what runs it.
         rules: Limits and defaults.
         services: What the worker lends to running code.
         recording: Notes what runs in the result store.
@@ -86,15 +87,16 @@ class Execution:
         self,
         intake: Intake,
         attempts: Attempts,
-        threads: ThreadPool,
+        admission: Admission,
         rules: RunRules,
         services: ContextServices,
         recording: Recording,
     ) -> None:
         self._intake = intake
         self._attempts = attempts
-        self._threads = threads
+        self._admission = admission
         self._rules = rules
+        self._limits = LimitRules(rules.limits)
         self._services = services
         self._recording = recording
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
@@ -122,22 +124,18 @@ class Execution:
                 number = call.attempt
                 if isinstance(call, Refusal):
                     return Executed(delivery, number, call.outcome)
-                if not (call.task.is_async or await self._threads.place()):
-                    return Executed(delivery, number, Drained())
-                if not call.task.is_async and delivery.message.task_id in self._rules.revocations:
-                    self._threads.give_back()  # cancelled while it waited for a thread
-                    return Executed(delivery, number, Cancelled(number - 1))
-                attempt = self._start(delivery, call)
+                start = await self._admission.admit(delivery, call.task)
+                if not callable(start):
+                    return Executed(delivery, number, start)
+                attempt = self._start(delivery, call, start)
             return await self._follow(attempt)
         except Exception as error:
             log.exception("asyncq itself failed while it ran a task", task=delivery.message.type, queue=delivery.queue)
             return Executed(delivery, number, Failed(Failure.of(error), "internal error"))
 
-    def _start(self, delivery: Delivery, call: Call) -> Attempt:
+    def _start(self, delivery: Delivery, call: Call, start: Start) -> Attempt:
         task = call.task
-        limits = self._rules.limits
-        if task.run.time_limit_s is not None:
-            limits = Limits(limits.clock, task.run.time_limit_s, limits.grace_s)
+        limits = self._limits.of(task, delivery.message)
         deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
         record = self._recording.begin(delivery, call.attempt)
         on_progress = None if record is None else record.progressed
@@ -148,7 +146,6 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
-        start = start_on_loop if task.is_async else self._threads.start
         start(attempt, args, call.kwargs, variables)
         return attempt
 

@@ -18,13 +18,15 @@ from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
 from asyncq.history import last_failure
 from asyncq.keeping import keeping_of
+from asyncq.life import check_life
 from asyncq.message import (
     CONTENT_TYPE_JSON,
     Message,
     attempt_of,
-    expires_at_ms_of,
     first_at_ms_of,
+    limits_ms_of,
     staged_until_ms_of,
+    too_late_ms_of,
     turn_at_ms_of,
     unknown_since_ms_of,
 )
@@ -46,8 +48,8 @@ class Call:
     Attributes:
         task: The declared task.
         attempt: 1 for the first run.
-        args: Positional arguments, validated.
-        kwargs: Keyword arguments, validated.
+        args: Positional arguments, validated; none for a process of its own, which reads them itself.
+        kwargs: Keyword arguments, validated; as `args`.
     """
 
     task: AnyTask
@@ -91,27 +93,30 @@ class Intake:
         try:
             attempt = attempt_of(message)
             first_at_ms_of(message)  # read after the run only, and malformed it must be refused before
+            limits_ms_of(message)
             keeping_of(message)
+            check_life(message)
             turn_at_ms_of(message)
             _check_form(message)
             task = self._tasks.get(message.type)
             outcome = self._barred(delivery, is_known=task is not None)
             if task is None or outcome is not None:
                 return Refusal(attempt, outcome or self._unknown(message))
-            args, kwargs = task.arguments.decode(message.body)
-            throttled = self._turns.take(task.name, task.run.rate, message)
+            # A process of its own validates them itself: that takes time, and the event loop has none.
+            args, kwargs = ((), {}) if task.runs_in == "process" else task.arguments.decode(message.body)
         except MalformedMessage as error:
             return Refusal(attempt, Rejected(Failure.of(error), "malformed message"))
         except ValidationError as error:
             return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
         except BaseException as error:  # noqa: BLE001 - a validator of the user's may raise anything; nothing awaits here
             return Refusal(attempt, Rejected(Failure.of(error), "invalid arguments"))
+        throttled = self._turns.take(task.name, task.run.rate, message)
         return Call(task, attempt, args, kwargs) if throttled is None else Refusal(attempt, throttled)
 
     def _barred(self, delivery: Delivery, *, is_known: bool) -> Failed | Expired | Staged | None:
         """Return why a well-formed message must not run, whatever its arguments are; mostly there is nothing."""
         message = delivery.message
-        expires_ms = expires_at_ms_of(message)
+        expires_ms = too_late_ms_of(message)
         # First, expired or not: what may kill workers has failed, and somebody has to see it.
         if is_known and (deliveries := delivery.deliveries or 0) >= self._poison_after:
             return _poison(message, deliveries)
@@ -132,7 +137,7 @@ class Intake:
         since_ms = min(unknown_since_ms_of(message) or now_ms, now_ms)
         remaining_s = self._patience_s - (now_ms - since_ms) / 1000
         if remaining_s > 0:
-            expires_ms = expires_at_ms_of(message)
+            expires_ms = too_late_ms_of(message)
             expires_s = _LOOK_AGAIN_S if expires_ms is None else max(1, expires_ms - now_ms) / 1000
             return Deferred(since_ms, min(_LOOK_AGAIN_S, remaining_s, expires_s))
         known = sorted(self._tasks)

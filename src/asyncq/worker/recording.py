@@ -19,10 +19,11 @@ from functools import partial
 from typing import Any
 
 from asyncq.broker import Delivery
-from asyncq.errors import AsyncQError, LeaseLost, MalformedMessage, NotOpen, ResultStoreError
-from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_of
+from asyncq.errors import LeaseLost, NotOpen, ResultStoreError
+from asyncq.keeping import KEEP_EVERYTHING, Keeping, keeping_or_default
+from asyncq.life import replays_of, runs_of
 from asyncq.loggers import get_logger
-from asyncq.message import HISTORY, Message
+from asyncq.message import Message
 from asyncq.outcome import Failure
 from asyncq.recording import Recorder, birth_of, moment_of
 from asyncq.results import Progress
@@ -34,6 +35,9 @@ __all__ = ["AttemptRecord", "End", "NotKept", "Recording"]
 log = get_logger("asyncq.worker")
 
 _STARTED_AFTER_S = 0.02
+_FIRST_TRY_S = 2.0
+_LAST_TRY_S = 0.5
+_DELIVERIES = 1000
 _MAY_BE_TOO_LARGE = 64 * 1024
 _REPLY_AFTER_S = 1.0
 _FIRST_PAUSE_S = 0.1
@@ -274,45 +278,43 @@ class Recording:
         recorder = self._recorder
         assert recorder is not None  # noqa: S101 - for the type checker: there is an update
         try:
-            await recorder.write([update])
-        except (ResultStoreError, NotOpen) as error:
-            await self._keep_trying(recorder, delivery, record, update, error)
+            async with asyncio.timeout(_FIRST_TRY_S):
+                await recorder.write([update])
+        except (ResultStoreError, NotOpen, TimeoutError) as error:
+            began_s = None if record is None else record.began_s
+            await self._keep_trying(recorder, delivery, began_s, update, str(error) or "no answer")
 
     async def _keep_trying(
-        self,
-        recorder: Recorder,
-        delivery: Delivery,
-        record: AttemptRecord | None,
-        update: StatusUpdate,
-        error: AsyncQError,
+        self, recorder: Recorder, delivery: Delivery, began_s: float | None, update: StatusUpdate, cause: str
     ) -> None:
         now_s = asyncio.get_running_loop().time
-        began_s = now_s() if record is None else record.began_s
-        until_s = max(began_s + self._lease_s, now_s() + _LEAST_PATIENCE_S)
+        until_s = max((now_s() if began_s is None else began_s) + self._lease_s, now_s() + _LEAST_PATIENCE_S)
         lost = asyncio.ensure_future(delivery.lost())
         given_up = asyncio.ensure_future(self._given_up.wait())
         pause_s = _FIRST_PAUSE_S
         try:
             while True:
-                if given_up.done() or now_s() >= until_s:
-                    raise NotKept(str(error)) from error
                 log.warning(
                     "the end of a task cannot be written into the result store, trying again",
                     task=update.task,
                     task_id=update.id,
                     pause_s=pause_s,
-                    cause=str(error),
+                    cause=cause,
                 )
                 await asyncio.wait({lost, given_up}, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
-                if lost.done():
-                    raise LeaseLost(f"The delivery of task {update.id} is no longer ours.") from error
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
-                try:
-                    await recorder.write([update])
-                except (ResultStoreError, NotOpen) as again:
-                    error = again
-                else:
+                writing = asyncio.ensure_future(recorder.write([update]))
+                left_s = max(0.0, until_s - now_s())
+                await asyncio.wait({writing, lost, given_up}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not writing.done() and not lost.done():  # one that stops has tried once more, for a moment
+                    await asyncio.wait({writing, lost}, timeout=_LAST_TRY_S, return_when=asyncio.FIRST_COMPLETED)
+                if writing.done() and writing.exception() is None:
                     return
+                cause = await _cause_of(writing)
+                if lost.done():
+                    raise LeaseLost(f"The delivery of task {update.id} is no longer ours.")
+                if given_up.done() or now_s() >= until_s:
+                    raise NotKept(cause)
         finally:
             lost.cancel()
             given_up.cancel()
@@ -327,8 +329,8 @@ class Recording:
             return None
         keeping = self._keeping(delivery.message)
         succeeded = end.state is TaskState.SUCCEEDED
-        # The failure of an earlier life, before a replay, may be there: it must not stay as the last word.
-        corrects = keeping.failures and HISTORY in delivery.message.headers
+        # The failure of the life before a replay is there: it must not stay as the last word.
+        corrects = keeping.failures and replays_of(delivery.message) > 0
         if not (keeping.states or corrects if succeeded else keeping.failures):
             return None
         return self._update(
@@ -351,7 +353,7 @@ class Recording:
             at=moment_of(at_ms),
             attempt=number,
             worker=self._worker,
-            queued_at=moment_of(_sent_ms(message, at_ms)),
+            run=runs_of(message) * _DELIVERIES + min(delivery.deliveries or 0, _DELIVERIES - 1),
             **more,
             **birth_of(message, delivery.queue, self._keeping(message)),
         )
@@ -359,18 +361,20 @@ class Recording:
     def _keeping(self, message: Message) -> Keeping:
         task = self._tasks.get(message.type)
         default = KEEP_EVERYTHING if task is None else task.keeping
-        try:
-            said = keeping_of(message)
-        except MalformedMessage:  # it ends as such; that much is kept
-            return default
-        return default if said is KEEP_EVERYTHING else said.over(default)
+        return keeping_or_default(message, default)
 
 
-def _sent_ms(message: Message, now_ms: int) -> int:
-    """Return when a message was sent, as far as it tells.
+async def _cause_of(writing: asyncio.Future[None]) -> str:
+    """Return why a write was in vain. One that is still under way is left alone; it does no harm if it comes through.
 
-    AMQP's timestamps are whole seconds, and of two times the store keeps the earlier one: the end of that second, so
-    that what the sender itself has written stays.
+    Raises:
+        Exception: What is no fault of the store's.
     """
-    sent_ms = message.timestamp_ms
-    return now_ms if sent_ms is None else max(0, min(now_ms, sent_ms - sent_ms % 1000 + 999))
+    if not writing.done():
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        return "no answer"
+    error = writing.exception()
+    if error is not None and not isinstance(error, (ResultStoreError, NotOpen)):
+        raise error
+    return str(error)

@@ -21,6 +21,7 @@ from asyncq.outcome import (
     Failure,
     LostLease,
     Outcome,
+    Postponed,
     Rejected,
     RetryLater,
     Snoozed,
@@ -77,6 +78,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
     Failed: ("error", "task failed, it is among the dead letters"),
     Rejected: ("error", "message rejected, it is among the dead letters"),
     Snoozed: ("info", "task snoozed"),
+    Postponed: ("info", "no place for the task in this worker, its message comes again"),
     Deferred: ("warning", "task unknown here, its message waits"),
     Staged: ("info", "task not due yet, its message goes on to the next leg of its delay"),
     Throttled: ("info", "task over its rate, its message waits for its turn"),
@@ -91,7 +93,7 @@ def _details(outcome: Outcome) -> dict[str, object]:
     match outcome:
         case RetryLater(failure, delay_s):
             return {"delay_s": round(delay_s, 3), **_error(failure)}
-        case Snoozed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s) | Throttled(_, delay_s):
+        case Snoozed(delay_s) | Postponed(delay_s) | Deferred(_, delay_s) | Staged(_, delay_s) | Throttled(_, delay_s):
             return {"delay_s": round(delay_s, 3)}
         case Expired(expires_ms, _, failure):
             expires = datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -11,14 +11,16 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 from asyncq.worker.attempt import Attempt, Raised, Returned
+from asyncq.worker.places import Places, Taken
+from asyncq.worker.soft_limit import SoftLimited
+from asyncq.worker.thread_turns import take_turns
 
-__all__ = ["ThreadPool", "start_on_loop"]
+__all__ = ["ThreadPool", "refuse_coroutine", "start_on_loop"]
 
 _Job = Callable[[], None]
 
@@ -40,14 +42,15 @@ def start_on_loop(
 
 async def _coroutine(attempt: Attempt, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     try:
-        value = await attempt.task.function(*args, **kwargs)
+        code = attempt.task.function(*args, **kwargs)
+        value = await (code if attempt.limits.soft_limit_s is None else SoftLimited(code, attempt))
     except BaseException as error:  # noqa: BLE001 - the invariant of this module
         attempt.code_ended(Raised(error))
     else:
         attempt.code_ended(Returned(value))
 
 
-def _refuse_coroutine(value: object, task: str) -> None:
+def refuse_coroutine(value: object, task: str) -> None:
     """Say why nothing has run, where a decorator that is `def` hides an `async def` function."""
     if inspect.iscoroutine(value):
         value.close()
@@ -58,7 +61,7 @@ def _refuse_coroutine(value: object, task: str) -> None:
 
 
 class ThreadPool:
-    """Threads for `def` tasks: one place a slot.
+    """Threads for `def` tasks.
 
     Places are counted here, because code that overruns its limit cannot be stopped: it keeps its place until it
     returns. The threads are daemons: an abandoned one must not hold up the end of the process.
@@ -68,48 +71,26 @@ class ThreadPool:
     """
 
     def __init__(self, places: int) -> None:
-        self._places = places
-        self._busy = 0
-        self._refusing = False
+        self._places = Places(places)
         self._threads: list[threading.Thread] = []
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def busy(self) -> int:
         """How many threads run user code."""
-        return self._busy
+        return self._places.held
 
-    async def place(self) -> bool:
-        """Wait for a free place and take it. Mostly there is one: only code that goes on without a lease holds more.
-
-        Returns:
-            Whether there is one: False where the worker stops meanwhile.
-        """
-        while self._busy >= self._places:
-            if self._refusing:
-                return False
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except BaseException:
-                if waiter.done() and not waiter.cancelled():
-                    self._wake_next()
-                raise
-        self._busy += 1
-        return True
+    async def place(self) -> Taken:
+        """Wait for a free place and take it; see `Places.take`."""
+        return await self._places.take()
 
     def give_back(self) -> None:
         """Free a place that `place()` has given, unused."""
-        self._busy -= 1
-        self._wake_next()
+        self._places.free()
 
     def refuse(self) -> None:
         """Let nobody wait for a place any more: the worker stops."""
-        self._refusing = True
-        while self._waiting:
-            self._wake_next()
+        self._places.refuse()
 
     def start(
         self, attempt: Attempt, args: Sequence[Any], kwargs: Mapping[str, Any], context: contextvars.Context
@@ -119,16 +100,19 @@ class ThreadPool:
 
         def job() -> None:
             ending: Returned | Raised
+            take_turns(1)
             try:
                 value = context.run(attempt.task.function, *args, **kwargs)
-                _refuse_coroutine(value, attempt.task.name)
+                refuse_coroutine(value, attempt.task.name)
                 ending = Returned(value)
             except BaseException as error:  # noqa: BLE001 - the invariant of this module
                 ending = Raised(error)
+            finally:
+                take_turns(-1)
             with contextlib.suppress(RuntimeError):  # the loop has ended without us: nobody is there to hear it
                 loop.call_soon_threadsafe(self._ended, attempt, ending)
 
-        if len(self._threads) < self._busy:
+        if len(self._threads) < self.busy:
             thread = threading.Thread(target=self._work, name=f"asyncq-task-{len(self._threads)}", daemon=True)
             try:
                 thread.start()
@@ -150,13 +134,5 @@ class ThreadPool:
             del job  # an idle thread must not keep the last task's arguments alive
 
     def _ended(self, attempt: Attempt, ending: Returned | Raised) -> None:
-        self._busy -= 1
-        self._wake_next()
+        self._places.free()
         attempt.code_ended(ending)
-
-    def _wake_next(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return

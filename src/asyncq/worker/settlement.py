@@ -2,7 +2,7 @@
 
     succeeded          store and reply -> ack
     retry              copy with the next attempt number, delayed -> ack
-    snoozed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
+    snoozed, postponed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
     failed, rejected   dead letter with the error -> store and reply -> error callback -> ack; where the dead letter
                        cannot be published because of the message itself, the broker's own reject stands for the ack
     cancelled          store and reply -> ack
@@ -29,6 +29,7 @@ from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
 from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
 from asyncq.history import FailedAttempt, history_of, history_text, last_failure
+from asyncq.life import RUNS, runs_of
 from asyncq.loggers import get_logger
 from asyncq.message import (
     ATTEMPT,
@@ -42,8 +43,9 @@ from asyncq.message import (
     ReplyType,
     copy_of,
     cut_text,
-    expires_at_ms_of,
     first_at_ms_of,
+    too_late_ms_of,
+    turn_at_ms_of,
 )
 from asyncq.outcome import (
     Cancelled,
@@ -54,6 +56,7 @@ from asyncq.outcome import (
     Failure,
     LostLease,
     Outcome,
+    Postponed,
     Rejected,
     RetryLater,
     Snoozed,
@@ -72,7 +75,7 @@ __all__ = ["Settlement"]
 
 log = get_logger("asyncq.worker")
 
-_Again = RetryLater | Snoozed | Deferred | Staged | Throttled
+_Again = RetryLater | Snoozed | Postponed | Deferred | Staged | Throttled
 
 _ERROR_BYTES = 500
 _REASON_BYTES = 4 * 1024
@@ -87,16 +90,24 @@ class Settlement:
         recording: Writes into the result store.
         clock: For the time of a failure, and when a copy is due.
         worker: Host and process id, for dead letters.
+        max_result_bytes: A larger result makes a failure of a success; None for what a message may have.
     """
 
     def __init__(
-        self, publishing: Publishing, callbacks: Callbacks, recording: Recording, clock: Clock, worker: str
+        self,
+        publishing: Publishing,
+        callbacks: Callbacks,
+        recording: Recording,
+        clock: Clock,
+        worker: str,
+        max_result_bytes: int | None = None,
     ) -> None:
         self._publishing = publishing
         self._callbacks = callbacks
         self._recording = recording
         self._clock = clock
         self._worker = worker
+        self._max_result_bytes = max_result_bytes
 
     async def settle(self, executed: Executed) -> Outcome:
         """Publish what follows from the outcome, then ack.
@@ -138,7 +149,7 @@ class Settlement:
         match outcome:
             case Succeeded(result):
                 return await self._succeed(executed, outcome, result)
-            case RetryLater() | Snoozed() | Deferred() | Staged() | Throttled():
+            case RetryLater() | Snoozed() | Postponed() | Deferred() | Staged() | Throttled():
                 return await self._run_again(executed, outcome)
             case Failed(failure, reason):
                 await self._fail(executed, ReplyType.FAILED, failure, reason)
@@ -156,6 +167,9 @@ class Settlement:
 
     async def _succeed(self, executed: Executed, outcome: Outcome, result: bytes) -> Outcome:
         delivery = executed.delivery
+        if self._max_result_bytes is not None and len(result) > self._max_result_bytes:
+            limit = MessageTooLarge(f"max_result_bytes is {self._max_result_bytes}")
+            return await self._settle(executed, _too_large(limit, len(result)))
 
         async def reply() -> None:
             await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
@@ -187,7 +201,7 @@ class Settlement:
             due_ms, delay_s = outcome.until_ms, max(0, outcome.until_ms - now_ms) / 1000
         else:
             due_ms, delay_s = now_ms + math.ceil(outcome.delay_s * 1000), outcome.delay_s
-        expires_ms = expires_at_ms_of(delivery.message)
+        expires_ms = too_late_ms_of(delivery.message)
         if expires_ms is not None and not isinstance(outcome, Deferred):  # an unknown task may be known elsewhere
             if due_ms >= expires_ms:
                 attempts = executed.number if failed_now else executed.number - 1
@@ -214,11 +228,15 @@ class Settlement:
             case RetryLater(failure, first_ms=first_ms):
                 history = history_text(self._history(executed, failure, self._clock.now_ms()))
                 return {ATTEMPT: attempt + 1, HISTORY: history, **({} if first_ms is None else {FIRST_AT: first_ms})}
-            case Snoozed(delay_s):
-                first_ms = first_at_ms_of(executed.delivery.message)
+            case Snoozed(delay_s) | Postponed(delay_s):
+                message = executed.delivery.message
+                first_ms = first_at_ms_of(message)
                 # A snooze must not use up the time that the policy gives to retries.
                 moved = {} if first_ms is None else {FIRST_AT: first_ms + round(delay_s * 1000)}
-                return {ATTEMPT: attempt, **moved}
+                # What waits for a place has had its turn, and keeps it.
+                turn_ms = turn_at_ms_of(message) or self._clock.now_ms()
+                turn = {TURN_AT: turn_ms} if isinstance(outcome, Postponed) else {}
+                return {ATTEMPT: attempt, RUNS: runs_of(message) + 1, **moved, **turn}
             case Deferred(since_ms):
                 return {ATTEMPT: attempt, UNKNOWN_SINCE: since_ms}
             case Staged():
@@ -259,7 +277,8 @@ class Settlement:
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
         delivery = executed.delivery
-        copy = copy_of(delivery.message, headers={ATTEMPT: executed.number})
+        headers = {ATTEMPT: executed.number, RUNS: runs_of(delivery.message) + 1}
+        copy = copy_of(delivery.message, headers=headers)
         try:
             await self._publishing.copy(delivery, copy, None)
         except (MessageTooLarge, Refused) as error:
@@ -299,7 +318,15 @@ class Settlement:
                 error=record.failure.type,
                 cause=str(error),
             )
-        await self._tell(executed, end, reply)
+        try:
+            await self._tell(executed, end, reply)
+        except NotKept as error:  # it must not run again: it is a dead letter already
+            log.error(  # noqa: TRY400 - the traceback of our own waiting says nothing more
+                "the result store never took the end of a task that has failed; its dead letter tells of it",
+                task=message.type,
+                task_id=message.task_id,
+                cause=str(error),
+            )
         await self._callbacks.call(delivery, record)
         if buried:
             await delivery.ack(hold=executed.hold)
@@ -324,9 +351,15 @@ class Settlement:
 
 
 def _dropped_by(outcome: _Again) -> tuple[str, ...]:
-    """Return the headers that the copy does not take over: each attempt needs a turn of its own."""
-    had_its_turn = isinstance(outcome, (RetryLater, Snoozed))
-    return (UNKNOWN_SINCE, STAGED_UNTIL, TURN_AT) if had_its_turn else (UNKNOWN_SINCE, STAGED_UNTIL)
+    """Return the headers that the copy does not take over: each attempt needs a turn, and counts runs, of its own."""
+    always = (UNKNOWN_SINCE, STAGED_UNTIL)
+    match outcome:
+        case RetryLater():
+            return (*always, TURN_AT, RUNS)
+        case Snoozed():
+            return (*always, TURN_AT)
+        case _:
+            return always
 
 
 def _json(value: Mapping[str, object]) -> bytes:
@@ -335,8 +368,8 @@ def _json(value: Mapping[str, object]) -> bytes:
 
 def _too_large(error: MessageTooLarge, size: int) -> Failed:
     too_large = ResultTooLarge(
-        f"The task has succeeded, but its result of {size} bytes is too large for a reply. Return less: put large "
-        "data into a file or an object store, and return its name. Or declare the task with reply=False."
+        f"The task has succeeded, but its result of {size} bytes is too large for a reply ({error}). Return less: put "
+        "large data into a file or an object store, and return its name. Or declare the task with reply=False."
     )
     too_large.__cause__ = error
     return Failed(Failure.of(too_large), "result too large")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 
 from asyncq.clock import Clock
-from asyncq.message import Message, expires_at_ms_of, turn_at_ms_of
+from asyncq.message import Message, too_late_ms_of, turn_at_ms_of
 from asyncq.outcome import Throttled
 from asyncq.rate import Rate
 
@@ -60,7 +60,7 @@ class Turns:
             self._next_s[task] = turn_s + rate.interval_s
             return None
         turn_ms = self._clock.now_ms() + math.ceil((turn_s - now_s) * 1000)
-        expires_ms = expires_at_ms_of(message)
+        expires_ms = too_late_ms_of(message)
         if expires_ms is None or turn_ms < expires_ms:
             self._next_s[task] = turn_s + rate.interval_s
         return Throttled(turn_ms, turn_s - now_s)

@@ -23,6 +23,7 @@ from asyncq.outcome import (
 from asyncq.retry import RetryDefaults, RetryPolicy, leaves_of, policy_for
 from asyncq.signals import Reject, Retry, Signal, Snooze
 from asyncq.worker.attempt import Attempt, Ending, LeaseGone, Overdue, Raised, Returned
+from asyncq.worker.process_pool.returned import FromProcess
 
 __all__ = ["decide"]
 
@@ -58,6 +59,8 @@ def decide(attempt: Attempt, ending: Ending, defaults: RetryDefaults) -> Outcome
 
 def _succeeded(attempt: Attempt, value: object) -> Outcome:
     """The work was done, even where a limit was reached meanwhile: running it again would do it twice."""
+    if isinstance(value, FromProcess):
+        return value.outcome()
     try:
         return Succeeded(attempt.task.results.encode(value))
     except ResultNotSerialisable as error:
@@ -131,8 +134,11 @@ def _interrupted(attempt: Attempt, error: BaseException | None, defaults: RetryD
         return Drained()
     if attempt.interrupted == "lease":
         return LostLease()
+    limits = attempt.limits
     exceeded = TimeLimitExceeded(
-        f"Task {attempt.task.name} ran longer than its time limit of {attempt.limits.limit_s:g} s."
+        f"Task {attempt.task.name} was stopped after {limits.limit_s:g} s, at the deadline of its send."
+        if limits.by_deadline
+        else f"Task {attempt.task.name} ran longer than its time limit of {limits.limit_s:g} s."
     )
     exceeded.__cause__ = error
     return _failed(attempt, exceeded, defaults)

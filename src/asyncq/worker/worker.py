@@ -33,15 +33,19 @@ from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
+from asyncq.worker.admission import Admission
 from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.cancelling import Cancelling
 from asyncq.worker.cleaning import keep_clean
+from asyncq.worker.concurrency import Concurrency
 from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
+from asyncq.worker.exit_codes import OK, RESTART
 from asyncq.worker.intake import Intake
 from asyncq.worker.pausing import QueueBreaker
+from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.recording import Recording
 from asyncq.worker.revocations import Revocations
@@ -114,6 +118,7 @@ class WorkerStats:
     Attributes:
         running: How many attempts run.
         threads_busy: How many threads run code, abandoned code included.
+        processes_busy: How many processes run code.
         overdue: How many attempts were given up, and their code goes on.
         outcomes: How many deliveries ended how: `Succeeded`, `RetryLater`, `Failed` ...
         breakers: The state of each queue's circuit breaker: `closed`, `open` (its slots pause), `half-open` (the
@@ -122,6 +127,7 @@ class WorkerStats:
 
     running: int
     threads_busy: int
+    processes_busy: int
     overdue: int
     outcomes: Mapping[str, int]
     breakers: Mapping[str, BreakerState]
@@ -158,7 +164,9 @@ class Worker:
         self._attempts = Attempts(broker, clock)
         self._revocations = Revocations(clock, settings.cancellations_kept_s)
         self._cancelling = Cancelling(broker, settings.cancellations_kept_s, self._revocations, self._attempts)
-        self._threads = ThreadPool(places=sum(queues.values()))
+        self._threads = ThreadPool(places=settings.threads or sum(queues.values()))
+        self._processes = ProcessPool(settings.task_processes or cores(), sender, settings.process_max_tasks)
+        self._admission = Admission(self._threads, self._processes, Concurrency(clock), self._revocations)
         self._breakers = {
             queue: QueueBreaker(queue, rules, clock)
             for queue in queues
@@ -177,6 +185,8 @@ class Worker:
         self._consumers: list[QueueConsumer] = []
         self._stop_requested = asyncio.Event()
         self._fatal: AsyncQError | None = None
+        self._exit_code = OK
+        self._attempts.on_given_up = self._look_at_abandoned
 
     # --- what others see
 
@@ -186,7 +196,8 @@ class Worker:
 
         None of it can be stopped, and it would hold up the end of the process: leave it by `os._exit`.
         """
-        on_loop = [item for item in (*self._attempts, *self._attempts.given_up()) if not item.in_thread]
+        going_on = (*self._attempts, *self._attempts.given_up())
+        on_loop = [item for item in going_on if item.task.runs_in == "loop"]
         return self._threads.busy + len(on_loop)
 
     @property
@@ -213,6 +224,7 @@ class Worker:
         return WorkerStats(
             running=len(self._attempts),
             threads_busy=self._threads.busy,
+            processes_busy=self._processes.busy,
             overdue=self._attempts.overdue,
             outcomes=dict(self._attempts.outcomes),
             breakers={queue: breaker.state for queue, breaker in self._breakers.items()},
@@ -224,14 +236,27 @@ class Worker:
         """Work until `stop()`.
 
         Returns:
-            0, the exit code of a worker that was asked to stop.
+            The exit code; see `exit_codes`.
 
         Raises:
+            TaskDefinitionError: A task with `run_in="process"` cannot be imported by another process.
             TopologyMismatch: A queue exists with other arguments.
             InvalidQueueName: A queue cannot be called so.
             BrokerRefused: The broker will not have us any more; or this user may not read what is cancelled.
             QueueGone: The stream of what is cancelled is missing, and this app declares nothing.
         """
+        try:
+            await self._processes.check(self._process_tasks())
+            return await self._run()
+        finally:
+            await self._processes.close()
+
+    def _process_tasks(self) -> list[AnyTask]:
+        """Return the tasks of these queues that run in processes."""
+        tasks = self._app.tasks.values()
+        return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues]
+
+    async def _run(self) -> int:
         await self._broker.ensure(self._specs)
         slot = self._make_slot()
         self._consumers = [
@@ -266,7 +291,7 @@ class Worker:
         log.info("worker stopped", abandoned=self.threads_abandoned, outcomes=dict(self._attempts.outcomes))
         if self._fatal is not None:
             raise self._fatal
-        return 0
+        return self._exit_code
 
     async def _follow_cancellations(self) -> None:
         try:
@@ -292,7 +317,7 @@ class Worker:
     async def _drain(self) -> None:
         timeout_s = self._settings.drain_timeout_s
         log.info("draining", running=len(self._attempts), timeout_s=timeout_s)
-        self._threads.refuse()
+        self._admission.refuse()
         self._let_go_of_threads()
         # By the machine's time: a process manager waits for the end of this process, and kills it when it has waited.
         deadline = anyio.current_time() + timeout_s
@@ -309,6 +334,15 @@ class Worker:
             attempt.interrupt("drain")
         with anyio.move_on_after(self._grace_s + _SETTLE_TIMEOUT_S):
             await self._all_ended()
+
+    def _look_at_abandoned(self) -> None:
+        """Make room for a new worker where too many threads go on here that nobody can stop."""
+        abandoned = sum(attempt.in_thread for attempt in self._attempts.given_up())
+        if abandoned < self._settings.max_abandoned_threads or self._stop_requested.is_set():
+            return
+        log.error("too many threads go on although their time limit is over: the worker drains", abandoned=abandoned)
+        self._exit_code = RESTART
+        self.stop()
 
     async def _all_ended(self) -> None:
         for consumer in self._consumers:
@@ -341,8 +375,9 @@ class Worker:
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         rules = RunRules(limits, self._app.retry_defaults, self._revocations)
-        execution = Execution(intake, self._attempts, self._threads, rules, services, self._recording)
+        execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
-        settlement = Settlement(publishing, callbacks, self._recording, clock, worker=self._name)
+        max_result_bytes = settings.max_result_bytes
+        settlement = Settlement(publishing, callbacks, self._recording, clock, self._name, max_result_bytes)
         return Slot(execution, settlement, self._attempts, clock)

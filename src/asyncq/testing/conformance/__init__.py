@@ -39,6 +39,8 @@ THEMES: Final = (
     "breaker",
     "cancelling",
     "rates",
+    "limits",
+    "processes",
     "working",
     "leading",
 )

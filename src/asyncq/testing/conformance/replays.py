@@ -143,7 +143,7 @@ async def test_a_replayed_task_is_the_same_task_with_its_attempts_from_the_first
     assert same[0] == same[1]
     assert message.message_id not in {None, dead.message_id}
     headers = {name for name in message.headers if not name.startswith("x-")}
-    assert headers == {"mine", "asyncq-history"}
+    assert headers == {"mine", "asyncq-history", "asyncq-sent-at", "asyncq-replays"}
 
 
 @behaviour

@@ -277,6 +277,7 @@ async def test_what_is_kept_is_the_tasks_or_the_sends_to_say(bench: Bench) -> No
         succeeded = await quiet.send(1)
         await succeeded.result(WAIT_S)
         assert (await app.handle(succeeded.id).status()).state is TaskState.UNKNOWN
+        assert [status.state async for status in succeeded.statuses()] == [TaskState.SUCCEEDED]  # the reply tells
         failed = await quiet.send(-1)
         with pytest.raises(TaskFailed):
             await failed.result(WAIT_S)
@@ -311,6 +312,7 @@ async def test_a_replayed_dead_letter_begins_a_new_life(bench: Bench) -> None:
             handle = await repaired.send()
             with pytest.raises(TaskFailed):
                 await handle.result(WAIT_S)
+            handle = app.handle(handle.id)
             assert await _is(handle, TaskState.FAILED)
         well.append(1)
         await app.dead_letters(QUEUE).replay()

@@ -109,15 +109,17 @@ async def test_a_success_wins_over_a_failure_of_its_attempt(bench: StoreBench) -
 
 
 @behaviour
-async def test_a_dead_letter_that_is_replayed_begins_anew(bench: StoreBench) -> None:
-    """Without its result and error, from the first attempt."""
+async def test_a_dead_letter_that_is_sent_back_begins_a_new_life(bench: StoreBench) -> None:
+    """Without its result and error, from the first attempt; and the life before says nothing any more."""
     async with bench.open() as store:
         await store.write([update("a", "failed 4", error=Failure("E", "no"), task="shop.work")])
-        await store.write([update("a", "queued", 5, anew=True)])
+        await store.write([update("a", "queued", 5, task="shop.work", life=5)])
         status = await read_one(store, "a")
         assert (status.state, status.attempt, status.error, status.task) == ("queued", 0, None, "shop.work")
-        await store.write([update("a", "succeeded 1", 9, result=b"1")])
-        assert (await read_one(store, "a")).state == "succeeded"
+        await store.write([update("a", "succeeded 1", 9, result=b"1", life=5)])
+        await store.write([update("a", "failed 4", 10)])
+        status = await read_one(store, "a")
+        assert (status.state, status.life) == ("succeeded", 5)
 
 
 @behaviour
