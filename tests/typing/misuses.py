@@ -66,6 +66,7 @@ async def wrong_options() -> None:
     plain.options(dealy=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain.options(delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.options(expires="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plain.options(deadline="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain.options(headers={"a": None})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
     plain.s("x").options(queue=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -75,6 +76,10 @@ async def wrong_options() -> None:
 
 @app.task(rate=5)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
 async def rate_is_no_text() -> None: ...
+
+
+@app.task(run_in="fork")  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
+def runs_nowhere() -> None: ...
 
 
 @app.task(retry=3)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]

@@ -75,6 +75,11 @@ def with_options(to: str) -> list[int]:
     return [len(to)]
 
 
+@app.task(run_in="process", soft_time_limit=5, time_limit=timedelta(seconds=10), max_concurrency=2)
+def in_a_process(to: str) -> int:
+    return len(to)
+
+
 def is_busy(error: BaseException) -> bool:
     return "busy" in str(error)
 
@@ -105,6 +110,7 @@ async def with_context(ctx: TaskContext, to: str, copies: int = 1) -> Receipt:
     assert_type(ctx.deadline, datetime | None)
     assert_type(ctx.expires, datetime | None)
     assert_type(ctx.cancelled, bool)
+    assert_type(ctx.soft_limit_reached, bool)
     ctx.log.info("sending", to=to, copies=copies)
     return Receipt(message_id=to)
 
@@ -176,6 +182,8 @@ async def options() -> None:
     assert_type(await plain_thread.options(delay=timedelta(1), timeout=3).call("x"), int)
     assert_type(plain.s("x").options(delay=3), Signature[Receipt])
     assert_type(plain.s("x").options(expires=0.5), Signature[Receipt])
+    assert_type(plain.s("x").options(deadline=None, soft_time_limit=1, time_limit=timedelta(1)), Signature[Receipt])
+    assert_type(await in_a_process.options(deadline=datetime.now(UTC)).call("x"), int)
     assert_type(await plain.options(delay=1, expires=timedelta(1)).send("x"), ResultHandle[Receipt])
     assert_type(await app.send("shop.unknown", {"to": "x"}, expires=datetime.now(UTC)), ResultHandle[Any])
 
