@@ -39,6 +39,7 @@ from asyncq.worker.intake import Intake
 from asyncq.worker.process_pool.pool import ProcessPool
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.recording import Recording
+from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
@@ -183,7 +184,8 @@ class Kit:
         sender: Any = None  # nothing here sends tasks
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         self.revocations = Revocations(self.clock, keep_s=3600)
-        rules = RunRules(Limits(self.clock, time_limit_s), defaults or RetryDefaults(), self.revocations)
+        limits = Limits(self.clock, time_limit_s)
+        rules = RunRules(limits, defaults or RetryDefaults(), self.revocations, Repeats(recorder))
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
         self.processes = ProcessPool(2, sender)
         self.admission = Admission(self.threads, self.processes, Concurrency(self.clock), self.revocations)

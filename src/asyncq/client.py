@@ -254,11 +254,11 @@ class Client:
         delay_s, expires_ms = sending.times_at(now_ms)
         keeping = sending.keeping.over(signature.keeping)
         headers: dict[str, HeaderValue] = {
+            SENT_AT: now_ms,  # before the headers: a tick was sent at its fire time, and users have no such header
             **sending.headers,
             **keeping.headers(),
             **_lineage(),
             **_limits(sending, now_ms),
-            SENT_AT: now_ms,
         }
         if delay_s > 0:
             due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)

@@ -2,7 +2,7 @@
 
 An id can have several lives: a dead letter is sent back, or a program sends a fixed `task_id` every day. Each begins
 with a send, and is known by its time, which travels with every copy. A later life counts more than an earlier one,
-whatever that still writes.
+whatever that still writes. A tick of a schedule was sent at its fire time, so all its messages are one life.
 
 Within one attempt a message can be given out several times: by the broker, when a worker was lost, and as a copy, when
 the task snoozes or its worker stops. Their number tells which of two workers is the later one, where clocks do not.

@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "Postponed",
     "Rejected",
+    "Repeated",
     "RetryLater",
     "Snoozed",
     "Staged",
@@ -196,6 +197,11 @@ class LostLease:
     """The broker took the delivery back while it ran. It is, or will be, somebody else's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A tick of a schedule came a second time, after its end: it was not run again, and nobody waits for it."""
+
+
 Outcome = (
     Succeeded
     | RetryLater
@@ -210,4 +216,5 @@ Outcome = (
     | Expired
     | Drained
     | LostLease
+    | Repeated
 )

@@ -222,6 +222,21 @@ class Recorder:
         found = await self._store.read(ids)
         return [TaskStatus(id_) if status is None else status for id_, status in zip(ids, found, strict=True)]
 
+    async def glance(self, task_id: str) -> TaskStatus | None:
+        """Return what is known of a task; None while the store is away. Raises nothing, and takes a second at most."""
+        if asyncio.get_running_loop().time() < self._away_until:
+            return None
+        try:
+            async with asyncio.timeout(_NOTE_TIMEOUT_S):
+                (status,) = await self.read([task_id])
+        except (ResultStoreError, NotOpen, TimeoutError) as error:
+            self._is_away(error)
+        except Exception:  # what is only good to know must not fail whoever asks
+            log.exception("a state could not be read from the result store", store=self.shown)
+        else:
+            return status
+        return None
+
     async def watch(self, task_id: str) -> AsyncIterator[TaskStatus]:
         """Iterate the statuses of a task as they change, up to its end; see `ResultStore.watch`."""
         while True:

@@ -24,7 +24,10 @@ from typing import Literal
 
 from asyncq.schedule import Schedule, When, fire_times
 
-__all__ = ["MISSED_AFTER_MS", "Due", "Entry", "Skipped", "Tick", "Timetable"]
+__all__ = ["FIRE_TIME", "MISSED_AFTER_MS", "SCHEDULE", "Due", "Entry", "Skipped", "Tick", "Timetable"]
+
+SCHEDULE = "asyncq-schedule"
+FIRE_TIME = "asyncq-fire-time"
 
 MISSED_AFTER_MS = 5_000
 """Fire times further back were missed. Nearer ones are late: a failover, a busy moment, a corrected clock."""

@@ -22,6 +22,7 @@ from asyncq.outcome import (
     LostLease,
     Outcome,
     Rejected,
+    Repeated,
     RetryLater,
     Snoozed,
     Succeeded,
@@ -80,6 +81,7 @@ def state_of(worker: Worker) -> str:
         (Expired(1, 2, ERROR), "nothing"),
         (Drained(), "nothing"),
         (LostLease(), "nothing"),
+        (Repeated(), "nothing"),
     ],
     ids=repr,
 )

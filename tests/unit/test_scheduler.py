@@ -114,6 +114,20 @@ async def test_what_is_due_is_sent_at_its_time_with_the_schedule_and_the_fire_ti
     assert message.headers["asyncq-schedule"] == "often"
 
 
+async def test_a_tick_was_sent_at_its_fire_time_however_late_it_is(bench):
+    """So two messages of one tick, by two leaders, are the same life of its task."""
+    app = bench.app()
+    app.schedule("often", app.signature("shop.report"), 20)
+    async with bench.scheduling(app):
+        await bench.pass_(1)
+    await bench.pass_(22.5)
+    async with bench.scheduling(app):
+        await bench.pass_(1)
+    (message,) = bench.messages
+    assert message.headers["asyncq-sent-at"] == message.headers["asyncq-fire-time"]
+    assert message.timestamp_ms == message.headers["asyncq-fire-time"] + 3_000
+
+
 async def test_of_several_schedulers_one_sends_and_the_next_goes_on_where_it_stopped(bench):
     """Each fire time has one tick, across the hand-over."""
     first, second = bench.app(), bench.app()

@@ -18,6 +18,7 @@ from asyncq.outcome import (
     LostLease,
     Outcome,
     Rejected,
+    Repeated,
     RetryLater,
     Snoozed,
     Succeeded,
@@ -57,6 +58,7 @@ async def parts(monkeypatch: pytest.MonkeyPatch) -> Kit:
         (Cancelled(), ["reply cancelled", "ack"]),
         (Drained(), ["publish", "ack"]),
         (LostLease(), []),
+        (Repeated(), ["ack"]),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, list) else "",
 )

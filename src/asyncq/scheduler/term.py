@@ -27,19 +27,17 @@ from dataclasses import replace
 from asyncq.broker import Publication, ReplyTo
 from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotSent, PublishError, PublishUncertain
 from asyncq.leadership import Note, Term
+from asyncq.life import SENT_AT
 from asyncq.loggers import get_logger
 from asyncq.message import HeaderValue
 from asyncq.scheduler.definitions import Definitions
 from asyncq.scheduler.requests import PAUSE, REPORT, RESUME, answer_to, name_of
 from asyncq.scheduler.work import Counts, Work
-from asyncq.ticks import Due, Tick, Timetable
+from asyncq.ticks import FIRE_TIME, SCHEDULE, Due, Tick, Timetable
 
-__all__ = ["FIRE_TIME", "SCHEDULE", "SchedulerTerm"]
+__all__ = ["SchedulerTerm"]
 
 log = get_logger("asyncq.scheduler")
-
-SCHEDULE = "asyncq-schedule"
-FIRE_TIME = "asyncq-fire-time"
 
 _WATERMARK, _DEFINITIONS, _RUNS = "watermark", "definitions", "runs"
 _SAVE_EVERY_S = 1.0
@@ -154,7 +152,8 @@ class SchedulerTerm:
 
     async def _publish(self, tick: Tick) -> None:
         found = self._work.scheduled[tick.schedule]
-        headers: dict[str, HeaderValue] = {SCHEDULE: tick.schedule, FIRE_TIME: tick.at_ms}
+        # Sent at its fire time, whenever that is: two messages of one tick are the same life of its task.
+        headers: dict[str, HeaderValue] = {SCHEDULE: tick.schedule, FIRE_TIME: tick.at_ms, SENT_AT: tick.at_ms}
         sending = found.signature.sending
         signature = replace(
             found.signature,

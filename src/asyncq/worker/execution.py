@@ -16,7 +16,7 @@ from asyncq.context import ContextServices, TaskContext, running
 from asyncq.errors import MalformedMessage
 from asyncq.loggers import get_logger
 from asyncq.message import Message, attempt_of
-from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome
+from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome, Repeated
 from asyncq.retry import RetryDefaults
 from asyncq.worker.admission import Admission, Start
 from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
@@ -24,6 +24,7 @@ from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
 from asyncq.worker.limits import LimitRules
 from asyncq.worker.recording import AttemptRecord, Recording
+from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.verdict import decide
 
@@ -40,11 +41,13 @@ class RunRules:
         limits: How long an attempt may take, and by which clock.
         retry: The policies of tasks that have said nothing about theirs.
         revocations: The tasks that shall not run.
+        repeats: The ticks that have run.
     """
 
     limits: Limits
     retry: RetryDefaults
     revocations: Revocations = field(default_factory=Revocations)
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ class Execution:
                     await self._rules.revocations.wait_until_current()
                 if delivery.message.task_id in self._rules.revocations:
                     return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
+                if await self._rules.repeats.has(delivery):
+                    return Executed(delivery, number, Repeated())
                 call = self._intake.read(delivery)
                 number = call.attempt
                 if isinstance(call, Refusal):
@@ -132,6 +137,10 @@ class Execution:
         except Exception as error:
             log.exception("asyncq itself failed while it ran a task", task=delivery.message.type, queue=delivery.queue)
             return Executed(delivery, number, Failed(Failure.of(error), "internal error"))
+
+    def ended(self, executed: Executed, outcome: Outcome) -> None:
+        """Hear how a delivery was settled. Raises nothing."""
+        self._rules.repeats.ended(executed.delivery.message, outcome)
 
     def _start(self, delivery: Delivery, call: Call, start: Start) -> Attempt:
         task = call.task

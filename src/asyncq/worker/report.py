@@ -23,6 +23,7 @@ from asyncq.outcome import (
     Outcome,
     Postponed,
     Rejected,
+    Repeated,
     RetryLater,
     Snoozed,
     Staged,
@@ -86,6 +87,7 @@ _EVENTS: Mapping[type[Outcome], tuple[str, str]] = {
     Expired: ("warning", "task expired, it is not run any more"),
     Drained: ("info", "task handed back, because the worker stops"),
     LostLease: ("info", "delivery left to the broker, because its lease is lost"),
+    Repeated: ("info", "tick came again after its end, it is not run a second time"),
 }
 
 

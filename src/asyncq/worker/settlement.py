@@ -8,6 +8,7 @@
     cancelled          store and reply -> ack
     expired            store and reply -> ack; after a failed attempt as failed, with its own kind of reply
     drained            copy with the same attempt number -> ack
+    repeated           ack: all of it was done for the first message
     lease lost         nothing: the broker delivers it again
 
 "Store" is for apps with a result store. One that is away for as long as the lease lasts has the task handed back, as
@@ -58,6 +59,7 @@ from asyncq.outcome import (
     Outcome,
     Postponed,
     Rejected,
+    Repeated,
     RetryLater,
     Snoozed,
     Staged,
@@ -161,6 +163,8 @@ class Settlement:
                 await self._expire(executed, outcome)
             case Drained():
                 await self._hand_back(executed)
+            case Repeated():
+                await executed.delivery.ack()
             case LostLease():
                 pass
         return outcome

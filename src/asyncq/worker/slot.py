@@ -62,15 +62,18 @@ class Slot:
     async def handle(self, delivery: Delivery, breaker: QueueBreaker | None = None) -> None:
         """Execute one delivery and settle it. Raises nothing."""
         started = self._clock.monotonic()
-        executed = Executed(delivery, 1, LostLease())
+        executed, parked = Executed(delivery, 1, LostLease()), False
         try:
             executed = await self._execution.execute(delivery)
             outcome = await self._settlement.settle(executed)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - parked below, with its traceback
             _raise_if_cancelled(error)
+            parked = True
             outcome = await self._park(executed, error)
         try:  # it is settled: whatever fails from here on, it must not be settled once more
             self._outcomes[type(outcome).__name__] += 1
+            if not parked:
+                self._execution.ended(executed, outcome)
             self._report.write(executed, outcome, self._clock.monotonic() - started)
         except Exception:
             log.exception("the end of a delivery could not be reported", queue=delivery.queue)

@@ -48,6 +48,7 @@ from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.recording import Recording
+from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
@@ -420,7 +421,7 @@ class Worker:
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
-        rules = RunRules(limits, self._app.retry_defaults, self._revocations)
+        rules = RunRules(limits, self._app.retry_defaults, self._revocations, Repeats(self._app.recorder))
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
