@@ -38,6 +38,7 @@ class MaintenanceSettings(BaseSettings):
     """What the environment says, for example `MAINTENANCE_FOLDER=/srv/files`.
 
     Attributes:
+        app: The name of the app, and of its queue. Of each name one scheduler leads: another folder needs another one.
         folder: What is watched, reported on and cleaned.
         timezone: Where it is 08:00 and 09:00, by its IANA name.
         health_every_s: How often the health is checked, in seconds.
@@ -47,6 +48,7 @@ class MaintenanceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MAINTENANCE_", frozen=True)
 
+    app: str = "maintenance"
     folder: Path = Path("files")
     timezone: str = "UTC"
     health_every_s: Annotated[float, Field(ge=0.1)] = 60
@@ -97,7 +99,7 @@ class NoRoomError(Exception):
 
 
 settings = MaintenanceSettings()
-app = AsyncQ("maintenance", timezone=settings.timezone)
+app = AsyncQ(settings.app, timezone=settings.timezone)
 
 
 @app.task(time_limit=30)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ from PIL import Image
 
 import images
 import services
-from demo import checks, notice_service, repair, samples, upload
+from asyncq.status import TaskState, TaskStatus
+from demo import by_schedule, checks, notice_service, repair, samples, upload
 from demo.settings import DemoError, Run
-from demo.stage import DeadTask
+from demo.stage import SLOTS, DeadTask
 from demo.story import Outcomes, notice_of
 from demo.upload import Uploaded
 from support import eventually
@@ -86,9 +88,9 @@ async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url,
         assert not processes_of(passing)
         left = [name for name in await management.queues() if name.startswith("demo-")]
         (run,) = kept.iterdir()
-        assert len(left) == 10
+        assert len(left) == 12
         assert all(name.startswith(f"demo-{run.name}.") for name in left)
-        assert len(processes_of(kept)) == 9  # with the ml worker, and the process of its tasks
+        assert len(processes_of(kept)) == 10  # with the ml worker, and the process of its tasks
         (page,) = re.findall(r"http://127.0.0.1:\d+/(?=   # upload)", output)
         async with httpx.AsyncClient(trust_env=False) as client:
             assert "<form>" in (await client.get(page)).text
@@ -269,7 +271,7 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         type = "images.BrokenPictureError"
 
     outcomes = Outcomes(None, failed={samples.TRUNCATED: Failure}, task_ids={samples.TRUNCATED: "t1"})
-    right = {"images": [DeadTask("t1", Failure.type)], "reports": [], "mail": [], "services": [], "ml": []}
+    right = {**{worker: [] for worker in SLOTS}, "images": [DeadTask("t1", Failure.type)]}
     assert all(check.holds for check in checks.check_dead_letters(right, outcomes))
     for wrong in (
         {**right, "images": []},
@@ -278,6 +280,7 @@ def test_the_checks_notice_dead_letters_that_are_missing_or_too_many():
         {**right, "images": [DeadTask("t1", "builtins.OSError")]},
         {**right, "mail": [DeadTask("t3", "x")]},
         {**right, "services": [DeadTask("t3", "x")]},
+        {**right, "maintenance": [DeadTask("t3", "x")]},
     ):
         assert not all(check.holds for check in checks.check_dead_letters(wrong, outcomes))
 
@@ -407,3 +410,40 @@ def test_the_checks_notice_what_is_wrong_with_an_upload(uploaded, harm):
         "no picture": {"shown": b""},
     }[harm]
     assert sum(not check.holds for check in upload.checks_of(run, replace(seen, **changed))) >= 1
+
+
+def health_check(app="demo-x.maintenance", second=2, late_s=0.1, name="health"):
+    """Return what the result store tells of a check."""
+    fire_time = datetime(2026, 1, 1, 12, 0, second, tzinfo=UTC)
+    id_ = f"{app}.{name}@{fire_time:%Y-%m-%dT%H:%M:%S}.000Z"
+    return TaskStatus(id_, TaskState.SUCCEEDED, started_at=fire_time + timedelta(seconds=late_s))
+
+
+def failed_of(statuses, noted):
+    """Return the checks that do not hold for a check every 2 seconds."""
+    found = by_schedule.HealthChecks(statuses, noted)
+    return [check for check in by_schedule.checks_of(found, "demo-x.maintenance", 2.0) if not check.holds]
+
+
+def test_the_checks_hold_for_what_ran_by_its_schedule():
+    """Otherwise the next test would prove nothing. A check that is under way is in the journal only."""
+    assert not failed_of([health_check(), health_check(second=4)], 2)
+    assert not failed_of([health_check(), health_check(second=4)], 3)
+
+
+@pytest.mark.parametrize(
+    ("second", "noted"),
+    [
+        (None, 1),
+        (health_check(second=4), 1),
+        (health_check(second=3), 2),
+        (health_check(second=4, late_s=-0.1), 2),
+        (health_check(second=4, name="daily-report"), 2),
+        (health_check(second=4, app="maintenance"), 2),
+        (TaskStatus("01a2188e-df4b-7dd0", TaskState.SUCCEEDED), 2),
+    ],
+    ids=["one only", "not in the journal", "no fire time", "early", "another schedule", "another app", "sent by hand"],
+)
+def test_the_checks_notice_what_did_not_run_by_its_schedule(second, noted):
+    """Too few, not done, or not sent by the schedule."""
+    assert failed_of([health_check(), *([second] if second else [])], noted)

@@ -31,6 +31,7 @@ from demo.view import View, choose_view
 if TYPE_CHECKING:  # its module imports the workers' apps
     from demo.checks import Check
 
+HEALTH_EVERY_S = 2.0
 RETRY_FIRST_S = 1.0
 SERVICE_BACKOFF_S = 120.0
 INTERRUPTED = 130
@@ -106,6 +107,10 @@ class Demo:
         uploaded = await uploads.upload(web_url, self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s)
         self.judge(uploaded)
         results += uploaded
+        timed = importlib.import_module("demo.by_schedule")
+        scheduled = await timed.look(self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s)
+        self.judge(scheduled)
+        results += scheduled
         outcomes.seconds["everything"] = perf_counter() - started
         self.whole = all(check.holds for check in results)
         self.summarise(outcomes.seconds, failed=[check.sentence for check in results if not check.holds])
@@ -129,7 +134,7 @@ class Demo:
     def set_environment(self, broker_url: str) -> None:
         """Set what the workers read: theirs and, since this process imports their tasks, this one's too."""
         for name in list(os.environ):
-            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_", "ML_")):
+            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_", "ML_", "MAINTENANCE_")):
                 del os.environ[name]  # settings for somebody's real workers are not meant for these
         os.environ.update(
             PYTHONUNBUFFERED="1",
@@ -141,6 +146,10 @@ class Demo:
             REPORTS_INPUT_DIR=str(self.run.csv),
             REPORTS_OUTPUT_DIR=str(self.run.reports),
             ML_MODELS_DIR=str(self.run.models),
+            MAINTENANCE_APP=self.run.queue("maintenance"),
+            MAINTENANCE_FOLDER=str(self.run.folder),
+            MAINTENANCE_HEALTH_EVERY_S=str(HEALTH_EVERY_S),
+            MAINTENANCE_MIN_FREE_BYTES="0",  # how full the user's disk is, is not the demo's to judge
             MAIL_ATTACHMENTS_DIR=str(self.run.reports),
             MAIL_SENDER="demo@example.org",
             MAIL_SMTP_HOST="127.0.0.1",

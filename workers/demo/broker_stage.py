@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 from demo.broker import Broker, delete_queues, start_private_broker, stop_private_broker
 from demo.processes import Processes
 from demo.settings import WORKERS, DemoError, Run
-from demo.stage import MANY, NO_ERROR, SLOTS, DeadTask
+from demo.stage import MANY, NO_ERROR, SCHEDULING, SLOTS, DeadTask
 from demo.view import View
 
 SERVER_S = 20
@@ -85,7 +86,8 @@ class BrokerStage:
         """Start each worker by the command that anybody would use."""
         for name, slots in SLOTS.items():
             queue = self.run.queue(name)
-            child = self.processes.start(name, "asyncq", "worker", f"{name}:app", "--queue", f"{queue}:{slots}")
+            options = ["--queue", f"{queue}:{slots}", *(["--scheduler"] if name == SCHEDULING else [])]
+            child = self.processes.start(name, "asyncq", "worker", f"{name}:app", *options)
             self.view.note(f"worker {name}: process {child.process.pid}, {slots} slot(s) on {queue}")
 
     async def watch(self) -> None:
@@ -151,7 +153,9 @@ class BrokerStage:
             return
         self.view.note("deleting the queues of this run")
         queues = [self.run.queue(worker) for worker in SLOTS]
-        await delete_queues(self.broker.url, [*queues, *(f"{name}.dead" for name in queues)])
+        namespace = os.environ.get("ASYNCQ_NAMESPACE", "asyncq")
+        leaders = f"{namespace}.scheduler.{self.run.queue(SCHEDULING)}"
+        await delete_queues(self.broker.url, [*queues, *(f"{name}.dead" for name in queues), leaders])
 
     async def stop_broker(self) -> None:
         """Stop the private node, if this run has started it."""

@@ -10,15 +10,17 @@ import contextlib
 import importlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from asyncq import AsyncQ, DeadLetterFilter
+from asyncq.scheduler.service import Scheduler
 from asyncq.worker.worker import Worker
 from demo import notice_service, smtp_server
 from demo.settings import DemoError, Run
-from demo.stage import MANY, NO_ERROR, SLOTS, STOP_S, DeadTask
+from demo.stage import MANY, NO_ERROR, SCHEDULING, SLOTS, STOP_S, DeadTask
 from demo.view import View
 
 
@@ -35,8 +37,8 @@ class MemoryStage:
         self.view = view
         self.opened = contextlib.AsyncExitStack()
         self.apps: dict[str, AsyncQ] = {}
-        self.workers: list[Worker] = []
-        self.running: list[asyncio.Task[int]] = []
+        self.workers: list[Worker | Scheduler] = []
+        self.running: list[asyncio.Task[Any]] = []
 
     async def provide_broker(self) -> str:
         """Name a broker that the apps of this process share."""
@@ -67,6 +69,10 @@ class MemoryStage:
             self.workers.append(worker)
             self.running.append(asyncio.create_task(worker.run(), name=f"worker {name}"))
             self.view.note(f"worker {name}: in this process, {slots} slot(s) on {queue}")
+            if name == SCHEDULING:
+                scheduler = app.scheduler()
+                self.workers.append(scheduler)
+                self.running.append(asyncio.create_task(scheduler.run(), name=f"scheduler {name}"))
 
     async def start_web_service(self) -> int:
         """Run the service on this loop; its connections are real ones."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-SLOTS = {"images": 2, "reports": 1, "mail": 2, "services": 2, "ml": 1}
+SLOTS = {"images": 2, "reports": 1, "mail": 2, "services": 2, "ml": 1, "maintenance": 1}
+SCHEDULING = "maintenance"  # this worker has a scheduler beside it
 STOP_S = 15
 MANY = 100_000  # more dead letters than any run makes
 NO_ERROR = "no error recorded"
