@@ -191,7 +191,7 @@ async def test_a_worker_that_the_broker_refuses_ends_at_once_and_says_why(broker
         worker.kill()
         worker.wait()
     said = (tmp_path / "said").read_text()
-    assert worker.returncode == 3, said
+    assert worker.returncode == 4, said
     assert expected in said
     assert "wrong-word" not in said
     assert "Traceback" not in said
