@@ -35,6 +35,8 @@ VERSIONS = [
     version.strip() for version in os.environ.get("ASYNCQ_TEST_VERSIONS", "3.10,4.3").split(",") if version.strip()
 ]
 GIVEN = "given"
+# Folders whose tests start programs, and wait for them.
+_LONG = {"cli", "faults", "workers", "stores"}
 
 # Statistics are refreshed every 5 s by default; tests wait for what they show.
 TEST_SETUP = Setup(
@@ -64,11 +66,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist, give all tests of one RabbitMQ version to one process, so that each version starts once."""
+    """With pytest-xdist, give the tests of one RabbitMQ version to two processes: most of them wait, for no processor.
+
+    Each of the two has nodes of its own.
+    """
     for item in items:
         version = getattr(item, "callspec", None) and item.callspec.params.get("rabbitmq_version")
         if version:
-            item.add_marker(pytest.mark.xdist_group(version))
+            long = item.path.parent.name in _LONG
+            item.add_marker(pytest.mark.xdist_group(f"{version} {'long' if long else 'short'}"))
             continue  # what needs a server as well starts one there: that costs less than another RabbitMQ
         for server in ("postgres_server", "redis_server"):
             if server in getattr(item, "fixturenames", ()):

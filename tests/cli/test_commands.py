@@ -136,9 +136,10 @@ def test_every_error_of_asyncq_has_a_documented_exit_code(kind, capsys):
     if issubclass(kind, errors.TaskExpired):
         error = kind("id", datetime.now(UTC), datetime.now(UTC))
     expected = 1
-    if issubclass(kind, (errors.ConfigurationError, errors.UsageError, errors.MalformedMessage)):
+    wrong_input = (errors.ConfigurationError, errors.UsageError, errors.MalformedMessage, errors.NoResultStore)
+    if issubclass(kind, wrong_input):
         expected = 2
-    elif issubclass(kind, errors.BrokerError):
+    elif issubclass(kind, (errors.BrokerError, errors.ResultStoreError)):
         expected = 3
     assert exit_code_of(error) == expected
     report(error)

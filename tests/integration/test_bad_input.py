@@ -26,7 +26,7 @@ Most of it is tested beside what it is the input of. In full:
     cli/test_loading.py::test_an_attribute_that_is_not_there_is_told_the_apps_that_are
 - a queue that exists with other arguments, or with a name that RabbitMQ or the ladder cannot carry
     integration/test_topology_apply.py::test_a_queue_of_another_type_is_named_with_the_remedy
-    cli/test_worker.py::test_a_queue_with_other_arguments_ends_a_worker_with_3
+    cli/test_worker.py::test_a_queue_with_other_arguments_ends_a_worker_with_4
     unit/test_registry.py::test_bad_queue_names_say_why
     test_a_producer_whose_queue_exists_with_other_arguments_is_told_and_nothing_is_touched, below
     test_a_send_to_a_queue_that_cannot_be_called_so_is_refused, below
@@ -191,7 +191,7 @@ async def test_a_worker_that_the_broker_refuses_ends_at_once_and_says_why(broker
         worker.kill()
         worker.wait()
     said = (tmp_path / "said").read_text()
-    assert worker.returncode == 3, said
+    assert worker.returncode == 4, said
     assert expected in said
     assert "wrong-word" not in said
     assert "Traceback" not in said

@@ -16,11 +16,14 @@ from pydantic import BaseModel, ValidationError
 
 from asyncq import (
     AsyncQ,
+    Cron,
+    Every,
     Exponential,
     FailedTask,
     Fixed,
     Retry,
     RetryPolicy,
+    SoftTimeLimit,
     TaskContext,
     TaskExpired,
     TaskFailed,
@@ -88,7 +91,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     task_time_limit worker_prefetch_multiplier bind max_retries autoretry_for dont_autoretry_for
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
-    task_store_errors_even_if_ignored ResultSet.join revoke rate_limit"""
+    task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -254,6 +257,46 @@ async def run_at_eta(url: str, zone) -> None:
 async def test_timezone(broker_url):
     """An aware datetime of any zone is one moment."""
     await run_at_eta(broker_url, timezone(timedelta(hours=9)))
+
+
+def test_crontab():
+    """By the clock on the wall of a place; as a text, or by names."""
+    morning = datetime(2026, 7, 1, 5, 59, tzinfo=UTC)
+    for cron in (Cron("0 8 * * *", tz="Europe/Berlin"), Cron(hour=8, minute=0, tz="Europe/Berlin")):
+        assert cron.next_after(morning) == datetime(2026, 7, 1, 6, tzinfo=UTC)
+
+
+async def test_beat_schedule(broker_url):
+    """A scheduler sends what is due, and a worker runs it."""
+    app, ran = AsyncQ("shop", broker=broker_url), []
+
+    @app.task
+    async def report() -> None:
+        ran.append(time.monotonic())
+
+    app.schedule("often", report.s(), Every(0.2))
+    async with working(app):
+        scheduler = app.scheduler()
+        running = asyncio.create_task(scheduler.run())
+        await eventually(lambda: len(ran) >= 3, 30)
+        scheduler.stop()
+        await asyncio.wait_for(running, 30)
+
+
+async def test_task_soft_time_limit(broker_url):
+    """The task can clean up, or return what it has."""
+    app = AsyncQ("shop", broker=broker_url)
+
+    @app.task(soft_time_limit=0.1, time_limit=30)
+    async def slow() -> str:
+        try:
+            await asyncio.sleep(20)
+        except SoftTimeLimit:
+            return "a part"
+        return "all"
+
+    async with working(app):
+        assert await slow.call() == "a part"
 
 
 async def test_enable_utc(broker_url):
