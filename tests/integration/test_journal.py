@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import aio_pika
@@ -205,3 +205,14 @@ async def test_a_broker_without_streams_is_said_by_who_cancels_and_by_the_worker
     with app.using(RabbitMQ, cancellations_kept_s=0):
         async with working(app):
             assert await work.call() == 1
+
+
+async def test_all_who_come_while_the_stream_is_being_made_read_it(broker_url):
+    """As workers do that start at once on a fresh broker: for a moment it has no copy anywhere."""
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(opened(broker_url)) for _ in range(8)]
+        followings = [
+            await stack.enter_async_context(broker.journal("notes", keep_s=3600).follow()) for broker in brokers
+        ]
+        await append(brokers[0], b"all")
+        assert await asyncio.gather(*(until(following, b"all") for following in followings)) == [[b"all"]] * 8

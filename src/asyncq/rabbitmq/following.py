@@ -32,6 +32,7 @@ from asyncq.errors import (
     AsyncQError,
     BrokerError,
     BrokerRefused,
+    BrokerUnavailable,
     NotOpen,
     QueueGone,
     TopologyMismatch,
@@ -57,6 +58,7 @@ _ACK_EACH = 250
 """Acks only ask a stream for more. One for many, long before the prefetch is used up, is less work for both sides."""
 
 _RETRY_PAUSE_S = 0.5
+_NO_REPLICA = "replica on the local node"
 _SILENCE_S = 10.0
 _CLOSE_TIMEOUT_S = 3.0
 _FATAL = (BrokerRefused, TopologyMismatch, NotOpen)
@@ -208,6 +210,14 @@ class RabbitFollowing:
             )
         except amqp.ChannelNotFoundEntity as error:
             raise self._journal.missing() from error
+        except amqp.ChannelPreconditionFailed as error:
+            # Seen on 3.10 while the stream is being made by several at once, and in a cluster on a node without a copy.
+            if _NO_REPLICA not in broker_text(error):
+                raise operation_error(error, f"reading the stream {name!r}") from error
+            raise BrokerUnavailable(
+                f"The stream {name!r} has no running copy on the node that we are connected to: {broker_text(error)}. "
+                "That passes while the stream is being made; else give the worker the URL of a node that has one."
+            ) from error
         except amqp.ChannelAccessRefused as error:
             raise AccessRefused(
                 f"The stream {name!r} cannot be read, so this worker would not hear of cancelled tasks: "
