@@ -202,7 +202,10 @@ async def lose_a_part(url: str, version: str, management, part: Declaration, loa
     # deletion: of what was under way there nothing is known, whatever its way was, and its sender is told so.
     refused = [key for key, error in load.failed.items() if not isinstance(error, (PublishUncertain, NotSent))]
     assert all(load.needs(key, part) for key in refused), "not sent though its way was whole"
-    assert all(load.needs(key, part) for key, count in load.executed.items() if count > 1)
+    # Where a consumed queue is deleted, the broker sometimes ends the connection of its consumers (INTERNAL_ERROR, seen
+    # on 4.3), and gives out again what that connection had under way.
+    if part.name not in QUEUES:
+        assert all(load.needs(key, part) for key, count in load.executed.items() if count > 1)
 
 
 async def run(url: str, version: str, management, picked: Pick, chance: random.Random, *, full: bool) -> None:

@@ -138,7 +138,7 @@ def test_it_works_under_pytest_asyncio_in_strict_mode(project):
     pytester = project("strict")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_shop=ALIKE.format(mark="pytestmark = pytest.mark.asyncio"))
-    pytester.runpytest_subprocess("-q").assert_outcomes(passed=9)
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=8)
 
 
 def test_it_works_under_pytest_asyncio_in_auto_mode(project):
@@ -146,7 +146,7 @@ def test_it_works_under_pytest_asyncio_in_auto_mode(project):
     pytester = project("auto")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_shop=ALIKE.format(mark=""))
-    pytester.runpytest_subprocess("-q").assert_outcomes(passed=9)
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=8)
 
 
 def test_it_works_under_anyios_plugin(project):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -51,6 +52,17 @@ class SqliteStore(SqlStore):
             index_elements=[table.c.id], set_={column.name: new.excluded[column.name] for column in table.c}
         )
 
+    async def _connect(self) -> None:
+        self._look_for_folder()
+        await super()._connect()
+
+    def _look_for_folder(self) -> None:
+        """Tell of a missing folder before a connection does: its thread would say so when nobody listens any more."""
+        folder = Path(self._path).absolute().parent
+        if not folder.is_dir():
+            cause = FileNotFoundError(f"unable to open database file: there is no folder {folder}")
+            raise self._unavailable(str(cause)) from cause
+
     def _make_engine(self) -> AsyncEngine:
         # The lock is waited for a little less long than the call may take, so that the error tells of the lock.
         busy_s = 0.8 * self._options.timeout_s
@@ -68,6 +80,7 @@ class SqliteStore(SqlStore):
         await super()._check_schema(connection)
 
     async def _prepare(self) -> None:
+        self._look_for_folder()
         await self._run(self._prepare_on)
 
     async def _prepare_on(self, connection: AsyncConnection) -> None:
