@@ -24,6 +24,7 @@ THEMES: Final = (
     "publishing",
     "declaring",
     "consuming",
+    "resizing",
     "leases",
     "delays",
     "dead_letters",
