@@ -252,6 +252,7 @@ class App:
     retry_defaults: RetryDefaults = field(default_factory=RetryDefaults)
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
     recorder: Recorder | None = None
+    name: str = "shop"
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

@@ -20,6 +20,7 @@ from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
 from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import TaskContext, current_context
+from asyncq.controller import Controller
 from asyncq.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -78,6 +79,7 @@ class Client:
     Attributes:
         recorder: The same.
         canceller: Cancels tasks by their ids.
+        controller: Asks workers.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Client:
     ) -> None:
         self.recorder = recorder
         self.canceller = Canceller(broker, settings, clock)
+        self.controller = Controller(app, broker, settings, clock)
         self._app = app
         self._broker = broker
         self._settings = settings

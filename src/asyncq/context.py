@@ -67,6 +67,7 @@ class TaskContext:
         "_deadline_ms",
         "_log",
         "_on_progress",
+        "_progress",
         "_services",
         "_soft_limit_reached",
         "_sync",
@@ -90,6 +91,7 @@ class TaskContext:
         self._services = services
         self._deadline_ms = deadline_ms
         self._on_progress = on_progress
+        self._progress: Progress | None = None
         self._cancelled = False
         self._soft_limit_reached = False
         self._log: FilteringBoundLogger | None = None
@@ -122,6 +124,11 @@ class TaskContext:
         if self._deadline_ms is None:
             return None
         return datetime.fromtimestamp(min(self._deadline_ms, LATEST_MS) / 1000, UTC)
+
+    @property
+    def last_progress(self) -> Progress | None:
+        """What this attempt has told last by `progress()`; None where it has told nothing."""
+        return self._progress
 
     @property
     def expires(self) -> datetime | None:
@@ -204,6 +211,7 @@ class TaskContext:
             TypeError: A number is none, the label is no text, or a detail is no JSON value.
         """
         update = Progress(_number("done", done), _number("total", total), _text(label), _json_object(details))
+        self._progress = update
         if self._on_progress is not None:
             self._on_progress(update)
         try:

@@ -16,6 +16,7 @@ from asyncq.breaker import BreakerState
 from asyncq.control import WorkerName
 
 __all__ = [
+    "MOST_SLOTS",
     "Act",
     "Answers",
     "Draining",
@@ -34,6 +35,9 @@ __all__ = [
 Act = Literal["ping", "active", "stats", "pause", "resume", "scale", "drain"]
 WorkerState = Literal["starting", "working", "draining"]
 
+MOST_SLOTS = 2000
+"""Of one queue in one worker."""
+
 _VALUE = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -47,7 +51,8 @@ class Order(BaseModel):
         worker: Only the worker of this name is meant, `host:pid`.
         queue: Of `pause`, `resume`, `scale`.
         slots: Of `scale`.
-        pause_id: Of a pause of all workers; without it `pause` and `resume` are about the workers that hear it.
+        everywhere: Whether `pause` and `resume` are about all workers, as the journal says too.
+        pause_id: Of a pause everywhere.
         at_ms: When it was asked, in milliseconds since the epoch.
     """
 
@@ -59,6 +64,7 @@ class Order(BaseModel):
     worker: str | None = None
     queue: str | None = None
     slots: int | None = None
+    everywhere: bool = False
     pause_id: str | None = None
     at_ms: int = 0
 

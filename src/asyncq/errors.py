@@ -7,6 +7,8 @@
     │   ├── UnknownTask                a name that no task of this app has
     │   ├── UnknownDeadLetter          an id that no dead letter of the queue has
     │   ├── InvalidOption              an option's value cannot be used
+    │   ├── UnknownQueue               a queue that is not there, or that no worker consumes
+    │   ├── UnknownWorker              a worker, or a host, that the broker does not know
     │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
     │   └── AppNotFound                MODULE:APP does not lead to an app
     ├── UsageError                     a call in the wrong place
@@ -119,7 +121,9 @@ __all__ = [
     "TimeLimitExceeded",
     "TopologyMismatch",
     "UnknownDeadLetter",
+    "UnknownQueue",
     "UnknownTask",
+    "UnknownWorker",
     "Unroutable",
     "UsageError",
     "VirtualHostNotFound",
@@ -154,6 +158,14 @@ class UnknownDeadLetter(ConfigurationError):
 
 class InvalidOption(ConfigurationError):
     """The value of an option cannot be used."""
+
+
+class UnknownQueue(ConfigurationError):
+    """There is no queue of this name, or no worker consumes it."""
+
+
+class UnknownWorker(ConfigurationError):
+    """The broker knows no worker of this name, or none on this host."""
 
 
 class InvalidQueueName(ConfigurationError):

@@ -62,29 +62,25 @@ class Pauses:
 
     def __init__(self) -> None:
         self.current: dict[str, PauseNote] = {}
+        self._ids: dict[str, set[str]] = {}  # of the pauses that go on: somebody may pause a paused queue
         self._ended: dict[str, None] = {}
         self._resumed_ms: dict[str, int] = {}
 
     def take(self, note: PauseNote) -> None:
         """Take an entry."""
-        before = self.current.get(note.queue)
         if note.id is None:
             self._resumed_ms[note.queue] = note.at_ms
-            if before is not None:
-                del self.current[note.queue]
-                self._end(before)
-        elif not self._is_over(note, before):
-            self.current[note.queue] = note
+            self.current.pop(note.queue, None)
+            self._end(self._ids.pop(note.queue, set()))
+        elif note.id not in self._ended and not self._is_old(note):
+            self.current.setdefault(note.queue, note)
+            self._ids.setdefault(note.queue, set()).add(note.id)
 
-    def _is_over(self, note: PauseNote, before: PauseNote | None) -> bool:
-        """Tell whether it is the late repetition of a pause that has ended."""
-        if note.id in self._ended:
-            return True
-        # Its own entry may be forgotten, and the resume not: then the times tell.
-        return before is None and note.at_ms < self._resumed_ms.get(note.queue, 0)
+    def _is_old(self, note: PauseNote) -> bool:
+        """Tell whether it repeats a pause whose own entry is forgotten, and whose resume is not."""
+        return note.queue not in self.current and note.at_ms < self._resumed_ms.get(note.queue, 0)
 
-    def _end(self, note: PauseNote) -> None:
-        if note.id is not None:
-            self._ended[note.id] = None
-        if len(self._ended) > _ENDED_KEPT:
+    def _end(self, ids: set[str]) -> None:
+        self._ended.update(dict.fromkeys(ids))
+        while len(self._ended) > _ENDED_KEPT:
             del self._ended[next(iter(self._ended))]

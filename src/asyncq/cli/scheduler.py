@@ -19,10 +19,10 @@ import typer
 from asyncq.app import AsyncQ
 from asyncq.cli.options import BrokerUrlOption, override
 from asyncq.cli.text import printable, safe_urls
-from asyncq.cli.version import asyncq_version
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
+from asyncq.version import asyncq_version
 
 __all__ = ["scheduler", "scheduling"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import typer
 
-from asyncq.cli.version import asyncq_version
 from asyncq.loggers import get_logger
 from asyncq.supervisor.reloading import SourceFiles
 from asyncq.supervisor.supervisor import Supervisor
+from asyncq.version import asyncq_version
 
 __all__ = ["RELOAD_DRAIN_TIMEOUT_S", "WorkerCommand", "supervise"]
 

@@ -25,12 +25,12 @@ from asyncq.cli.serving import serve, tell
 from asyncq.cli.stopping import nothing_to_drain
 from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, supervise
 from asyncq.cli.text import printable, safe_urls
-from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
 from asyncq.supervisor.link import SupervisorLink
+from asyncq.version import asyncq_version
 from asyncq.worker.exit_codes import DRAINED
 
 __all__ = ["worker"]

@@ -151,7 +151,7 @@ class RabbitSubscription:
         if self._stopped or slots == len(numbers):
             return
         if slots < len(numbers):
-            numbers.sort(key=lambda number: self._is_busy(number))
+            numbers.sort(key=self._is_busy)
             self._surplus.update(numbers[: len(numbers) - slots])
             self._hand_back_surplus()
             await self._let_arrive(self._surplus)

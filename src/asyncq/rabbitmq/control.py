@@ -267,7 +267,7 @@ class RabbitListener:
             raise operation_error(ConnectionError(*error.args), "opening the queue for control") from error
         except (amqp.ChannelAccessRefused, amqp.ChannelNotFoundEntity) as error:
             raise BrokerError(
-                f"The queue {inbox!r} cannot be opened: {broker_text(error)}. Grant the user the permissions configure, "
+                f"Queue {inbox!r} cannot be opened: {broker_text(error)}. Grant the user the permissions configure, "
                 f"write and read on ^{self._names.namespace}\\.control and write on amq.default; where the exchange "
                 f"{self._names.control!r} is missing, `asyncq topology apply MODULE:APP` declares it."
             ) from error

@@ -41,6 +41,7 @@ THEMES: Final = (
     "breaker",
     "cancelling",
     "cancelling_many",
+    "controlling",
     "rates",
     "limits",
     "processes",
