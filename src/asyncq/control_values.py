@@ -53,6 +53,7 @@ class Order(BaseModel):
         slots: Of `scale`.
         everywhere: Whether `pause` and `resume` are about all workers, as the journal says too.
         pause_id: Of a pause everywhere.
+        ends: The ids of the pauses that a resume everywhere ends.
         at_ms: When it was asked, in milliseconds since the epoch.
     """
 
@@ -66,6 +67,7 @@ class Order(BaseModel):
     slots: int | None = None
     everywhere: bool = False
     pause_id: str | None = None
+    ends: tuple[str, ...] = ()
     at_ms: int = 0
 
     def is_for(self, name: WorkerName) -> bool:

@@ -21,6 +21,7 @@ from asyncq.clock import Clock
 from asyncq.control import Control, Roll, WorkerName
 from asyncq.control_values import (
     MOST_SLOTS,
+    Act,
     Answers,
     Draining,
     Order,
@@ -107,6 +108,9 @@ class Controller:
             InvalidOption: Nothing of the kind is kept: `cancellations_kept_s` is 0.
             BrokerError: It cannot be read.
         """
+        return (await self._pauses()).current
+
+    async def _pauses(self) -> Pauses:
         self._check_journal()
         pauses = Pauses()
         journal = self._broker.journal(JOURNAL, keep_s=self._settings.cancellations_kept_s)
@@ -118,7 +122,7 @@ class Controller:
                             pauses.take(note)
                     case CaughtUp():
                         break
-        return dict(pauses.current)
+        return pauses
 
     # --- changing
 
@@ -154,21 +158,30 @@ class Controller:
         return await self._pause_or_resume("resume", queue, host, worker, timeout)
 
     async def _pause_or_resume(
-        self, do: Any, queue: str, host: str | None, worker: str | None, timeout: float
+        self, do: Act, queue: str, host: str | None, worker: str | None, timeout: float
     ) -> Answers[QueueState]:
         order = Order(do=do, queue=queue, host=host, worker=worker, at_ms=self._clock.now_ms())
         if host is None and worker is None:
-            self._check_journal()
-            order = order.model_copy(update={"everywhere": True, "pause_id": new_id() if do == "pause" else None})
-            note = PauseNote(queue, order.at_ms, order.pause_id)
-            journal = self._broker.journal(JOURNAL, keep_s=self._settings.cancellations_kept_s)
-            await journal.append(note.to_json(), timeout_s=self._settings.publish_timeout_s)
+            note = await self._note(do, queue, order.at_ms)
+            order = order.model_copy(update={"everywhere": True, "pause_id": note.id, "ends": note.ends})
         else:
             order = order.model_copy(update={"app": self._app})
         found = await self._ask(order, QueueState, timeout)
         if not order.everywhere and found.complete:
             _check_consumed(queue, found)
         return found
+
+    async def _note(self, do: Act, queue: str, at_ms: int) -> PauseNote:
+        """Append an entry to the journal, and return it."""
+        self._check_journal()
+        note = PauseNote(queue, at_ms, id=new_id())
+        if do == "resume":
+            note = PauseNote(queue, at_ms, ends=tuple((await self._pauses()).of(queue)))
+            if not note.ends:
+                return note
+        journal = self._broker.journal(JOURNAL, keep_s=self._settings.cancellations_kept_s)
+        await journal.append(note.to_json(), timeout_s=self._settings.publish_timeout_s)
+        return note
 
     async def scale(
         self, queue: str, slots: int, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S

@@ -59,6 +59,8 @@ async def serve(
         async with app.open(role="worker"):
             running = app.worker(queues=queues)
             stopping.on_first = running.stop
+            if link is not None:
+                running.on_retire = link.leave
             dump = running.dump
             signal.signal(signal.SIGUSR1, lambda *_: dump())
             if max_tasks is not None:

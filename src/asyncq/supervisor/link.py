@@ -1,6 +1,7 @@
 """A worker's end of the link to its supervisor: a socket that both hold, and that ends with either.
 
     worker ──"ready"──▶ supervisor        it consumes
+    worker ──"leave"──▶ supervisor        it drains, and nobody shall take its place: `asyncq drain`
     worker ◀──"drain"── supervisor        stop: the same as the first SIGTERM, and no matter how often
     worker ◀───end───── supervisor gone   drain as well, and end in any case
 
@@ -74,6 +75,11 @@ class SupervisorLink:
         self._longest_end_s = drain_timeout_s + _MARGIN_S
         with contextlib.suppress(OSError):  # the supervisor is gone: the listener knows it too
             self._connection.sendall(f"ready {self._longest_end_s}\n".encode())
+
+    def leave(self) -> None:
+        """Tell the supervisor that this worker drains for good."""
+        with contextlib.suppress(OSError):  # as above
+            self._connection.sendall(b"leave\n")
 
     def _listen(self) -> None:
         while self._receive():

@@ -32,6 +32,7 @@ class WorkerProcess:
     Attributes:
         pid: Its process id.
         ready: Whether it consumes.
+        leaving: Whether it drains because it was asked to, so that nobody shall take its place.
         connection: The supervisor's end of the link: readable when the worker has said something.
         silent: Whether its end of the link is closed: it is about to end.
         longest_end_s: How long its end may take, in seconds, from the moment that it was asked to stop.
@@ -41,6 +42,7 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], number: int) -> None:
         self.number = number
         self.ready = False
+        self.leaving = False
         self.silent = False
         self.longest_end_s = _UNREADY_END_S
         self.kill_at: float | None = None
@@ -81,13 +83,15 @@ class WorkerProcess:
         except (BlockingIOError, ConnectionError):
             return False
         self.silent = not said
+        became_ready = False
         for line in said.splitlines():
             word, _, value = line.partition(" ")
             if word == "ready":
-                self.ready = True
+                self.ready = became_ready = True
                 self.longest_end_s = float(value)
-                return True
-        return False
+            elif word == "leave":
+                self.leaving = True
+        return became_ready
 
     def drain(self) -> None:
         """Ask it to stop, once."""

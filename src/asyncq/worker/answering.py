@@ -215,7 +215,7 @@ class Answering:
         queue = _given(order.queue, "queue")
         paused = self._subject.paused
         if order.everywhere:  # the journal says it too, sooner or later; what comes second changes nothing
-            paused.take(PauseNote(queue, order.at_ms, order.pause_id if order.do == "pause" else None))
+            paused.take(PauseNote(queue, order.at_ms, order.pause_id, order.ends))
         elif order.do == "pause":
             paused.pause_here(queue)
         if order.do == "resume":

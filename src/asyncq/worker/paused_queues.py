@@ -59,7 +59,7 @@ class PausedQueues:
 
     def how(self, queue: str) -> Literal["everywhere", "here"] | None:
         """Return by whose wish a queue is paused; None where it is not."""
-        if queue in self._everywhere.current:
+        if self._everywhere.of(queue):
             return "everywhere"
         return "here" if queue in self._here else None
 
