@@ -78,8 +78,9 @@ class _Asked:
 
     @property
     def is_answered(self) -> bool:
+        # The broker has routed the question: so somebody is known, though his roll may be on its way.
         answered = {name for name, _ in self.answers}
-        return all(name in answered for name in self.known if self.wanted(name))
+        return bool(self.known) and all(name in answered for name in self.known if self.wanted(name))
 
 
 class Asking:

@@ -48,7 +48,7 @@ __all__ = ["Answering", "Pools", "Subject"]
 
 log = get_logger("asyncq.worker")
 
-_PAUSE_AFTER_BUG_S = 1.0
+_RETRY_PAUSE_S = 5.0
 
 
 class Life(Protocol):
@@ -119,11 +119,13 @@ class Answering:
                 async with self._broker.listen(self._subject.name) as questions, anyio.create_task_group() as group:
                     async for question in questions:
                         group.start_soon(self._take, question)
+            except AsyncQError as error:
+                log.warning("questions to this worker cannot be heard, trying again", cause=str(error))
             except Exception:  # a bug of ours in here must not end the worker
                 log.exception("questions to this worker cannot be heard, trying again")
             else:
                 return
-            await asyncio.sleep(_PAUSE_AFTER_BUG_S)
+            await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def _take(self, question: Question) -> None:
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from asyncq.app import AsyncQ
 from asyncq.control import Control, WorkerName
-from asyncq.control_values import QueueState
+from asyncq.control_values import QueueState, WorkerPing
 from asyncq.errors import InvalidOption, InvalidQueueName, UnknownQueue, UnknownWorker
 from asyncq.journal import Entry
 from asyncq.pauses import PauseNote
@@ -97,12 +97,16 @@ async def test_a_worker_that_is_known_and_does_not_answer_is_told_by_its_name(be
         assert isinstance(silent, Control)
         async with silent.listen(WorkerName(QUEUE, "frozen-host", 17, "abc")):
             await eventually(lambda: _silent(app, ("frozen-host:17",)))
-            (answer,) = (await app.control.ping(timeout=SHORT_S)).answers
+            (answer,) = await eventually(lambda: _answers(app))
             on_it = await app.control.ping(host="frozen-host", timeout=SHORT_S)
             assert (on_it.answers, on_it.silent, on_it.complete) == ((), ("frozen-host:17",), False)
             beside = await app.control.ping(worker=answer.name, timeout=1000 * WAIT_S)
             assert [item.name for item in beside.answers] == [answer.name]
         await eventually(lambda: _silent(app, ()))
+
+
+async def _answers(app: AsyncQ) -> tuple[WorkerPing, ...]:
+    return (await app.control.ping(timeout=SHORT_S)).answers
 
 
 async def _silent(app: AsyncQ, names: tuple[str, ...]) -> bool:
