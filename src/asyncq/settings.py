@@ -48,8 +48,8 @@ class Settings(BaseSettings):
             the log says which task blocks it, with its stack. 0 watches nothing.
         timezone: The time zone of a `Cron` that names none, by its IANA name, such as `Europe/Berlin`.
         cancellations_kept_s: How long a cancelled task is remembered, in seconds: it must be longer than any delay, or
-            the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, for brokers
-            without streams.
+            the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, and
+            pausing queues for all workers, for brokers without streams.
         results: The result store, where any process can read states, progress and results: `sqlite:///results.db`,
             `postgresql://user:password@host/database`, `redis://host:6379/0`, `memory://` (this process only), or
             `none`. All processes of an app need the same one.
