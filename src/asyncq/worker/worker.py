@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
+from asyncq.middleware import Middleware
 from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
@@ -94,6 +95,11 @@ class WorkerApp(Protocol):
     @property
     def breakers(self) -> BreakerDefaults:
         """When the slots of its queues pause."""
+        ...
+
+    @property
+    def middlewares(self) -> Sequence[Middleware]:
+        """What runs around each attempt, from the outside to the inside."""
         ...
 
 
@@ -421,7 +427,8 @@ class Worker:
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
-        rules = RunRules(limits, self._app.retry_defaults, self._revocations, Repeats(self._app.recorder))
+        repeats = Repeats(self._app.recorder)
+        rules = RunRules(limits, self._app.retry_defaults, self._revocations, repeats, tuple(self._app.middlewares))
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
