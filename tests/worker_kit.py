@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,6 +257,10 @@ class App:
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
     recorder: Recorder | None = None
     middlewares: Sequence[Middleware] = ()
+    lifespan: AbstractAsyncContextManager[Any] | None = None
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        return self.lifespan
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -19,6 +19,7 @@ from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.importable import refuse_while_imported
 from asyncq.leadership import Leadership
+from asyncq.lifespan import Lifespan, checked_lifespan
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
 from asyncq.middleware import Middleware, checked_middleware
@@ -43,6 +44,7 @@ __all__ = ["AsyncQ"]
 log = get_logger("asyncq.app")
 
 R = TypeVar("R")
+L = TypeVar("L", bound=Lifespan)
 
 BrokerFactory = Callable[[Settings], Broker]
 
@@ -66,6 +68,8 @@ class AsyncQ(SendingApp):
         results: The URL of the result store, such as `sqlite:///results.db`; without it `ASYNCQ_RESULTS`, or none.
         middleware: What runs around each attempt in a worker, from the outside to the inside: `async def` functions
             of an `AttemptInfo` and a `CallNext`. See `asyncq.middleware`.
+        lifespan: What a worker enters before it consumes, and leaves after its last task: an async generator of this
+            app, or an async context manager. What it yields is `ctx.resources`. See `asyncq.lifespan`.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
     Raises:
@@ -92,6 +96,7 @@ class AsyncQ(SendingApp):
         schedules: Mapping[str, Any] | None = None,
         results: str | None = None,
         middleware: Sequence[Middleware] = (),
+        lifespan: Lifespan | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, include, self)
@@ -101,6 +106,7 @@ class AsyncQ(SendingApp):
         self.breakers = breaker_defaults_of(breaker, queues or {})
         self.schedules = Schedules(schedules or {}, self.settings.timezone)
         self.middlewares = list(checked_middleware(middleware, "AsyncQ(middleware=...)"))
+        self._lifespan = None if lifespan is None else checked_lifespan(lifespan, "AsyncQ(lifespan=...)")
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
@@ -298,6 +304,23 @@ class AsyncQ(SendingApp):
         """
         self.middlewares.extend(checked_middleware([function], "@app.middleware"))
         return function
+
+    def lifespan(self, function: L) -> L:
+        """Let workers enter a function's context before they consume, and leave it after their last task.
+
+        Raises:
+            InvalidOption: It is no function of the app that yields once; or the app has a lifespan already.
+        """
+        if self._lifespan is not None:
+            raise InvalidOption(
+                f"The app {self.name!r} has a lifespan already. Open all that it needs in one function."
+            )
+        self._lifespan = checked_lifespan(function, "@app.lifespan")
+        return function
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        """Return the app's lifespan, to be entered; None where it has none. For workers."""
+        return None if self._lifespan is None else self._lifespan(self)
 
     def schedule(self, name: str, task: Signature[Any] | str, when: Any, **options: Unpack[ScheduleOptions]) -> None:
         """Let a task run by itself, wherever a scheduler runs: `asyncq scheduler`, or `asyncq worker --scheduler`.

@@ -15,7 +15,9 @@
     │   ├── WrongLoop                  the app is open in another event loop
     │   ├── BlockingCall               a blocking call on the event loop's own thread
     │   ├── MiddlewareError            a middleware returned no outcome, or ran its attempt twice
-    │   └── NoContext                  current_context() outside a task
+    │   ├── NoContext                  current_context() outside a task
+    │   └── NoResources                ctx.resources of an app without a lifespan
+    ├── LifespanFailed                 the app's lifespan raised something, at a worker's start or at its end
     ├── BrokerError                    the broker said no, or nothing
     │   ├── BrokerUnavailable          cannot be reached; trying again may help
     │   ├── BrokerRefused              it is there and will not have us; trying again does not help
@@ -86,11 +88,13 @@ __all__ = [
     "InvalidQueueName",
     "InvalidResult",
     "LeaseLost",
+    "LifespanFailed",
     "MalformedMessage",
     "MessageTooLarge",
     "MiddlewareError",
     "NoContext",
     "NoReply",
+    "NoResources",
     "NoResultStore",
     "NotOpen",
     "NotSent",
@@ -192,6 +196,14 @@ class MiddlewareError(UsageError):
 
 class NoContext(UsageError):
     """`current_context()` was called outside a running task."""
+
+
+class NoResources(UsageError):
+    """`ctx.resources` was asked for where there are none: the app has no lifespan, or the task has its own process."""
+
+
+class LifespanFailed(AsyncQError):
+    """The app's lifespan raised something, at a worker's start or at its end. Its cause is what it raised."""
 
 
 class BrokerError(AsyncQError):

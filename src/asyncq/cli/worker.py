@@ -95,8 +95,8 @@ def worker(  # noqa: PLR0913 - the options of the command
     """Run the tasks of an app.
 
     Exit codes: 0 drained; 2 wrong command line, configuration or app; 3 no broker reached; 4 refused by the broker;
-    5 drained, and tasks that took too long were handed back; 70 a fault; 75 start me again; 130 and 143 stopped at
-    once by the second SIGINT or SIGTERM.
+    5 drained, and tasks that took too long were handed back; 6 the app's lifespan failed; 70 a fault; 75 start me
+    again; 130 and 143 stopped at once by the second SIGINT or SIGTERM.
     """
     link = SupervisorLink.from_environment()
     configure_logging(log_level, log_format)

@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -45,6 +46,7 @@ from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
+from asyncq.worker.lifespan import run_in_lifespan
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
@@ -100,6 +102,10 @@ class WorkerApp(Protocol):
     @property
     def middlewares(self) -> Sequence[Middleware]:
         """What runs around each attempt, from the outside to the inside."""
+        ...
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        """Return its lifespan, to be entered; None where it has none."""
         ...
 
 
@@ -261,10 +267,11 @@ class Worker:
             InvalidQueueName: A queue cannot be called so.
             BrokerRefused: The broker will not have us any more; or this user may not read what is cancelled.
             QueueGone: The stream of what is cancelled is missing, and this app declares nothing.
+            LifespanFailed: The app's lifespan raised something.
         """
         try:
             await self._processes.check(self._process_tasks())
-            return await self._run()
+            return await run_in_lifespan(self._app.open_lifespan(), self._stop_requested, self._run)
         finally:
             await self._processes.close()
 
@@ -273,9 +280,9 @@ class Worker:
         tasks = self._app.tasks.values()
         return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues]
 
-    async def _run(self) -> int:
+    async def _run(self, resources: Callable[[], Any]) -> int:
         await self._broker.ensure(self._specs)
-        slot = self._make_slot()
+        slot = self._make_slot(resources)
         self._consumers = [
             QueueConsumer(self._broker, spec, self._queues[spec.name], slot, self._breakers.get(spec.name))
             for spec in self._specs
@@ -414,7 +421,7 @@ class Worker:
         if codes:
             await asyncio.wait(codes, timeout=self._grace_s)
 
-    def _make_slot(self) -> Slot:
+    def _make_slot(self, resources: Callable[[], Any]) -> Slot:
         settings, broker, clock = self._settings, self._broker, self._clock
         intake = Intake(
             self._app.tasks,
@@ -425,7 +432,7 @@ class Worker:
         )
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())
-        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
+        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s, resources=resources)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         repeats = Repeats(self._app.recorder)
         rules = RunRules(limits, self._app.retry_defaults, self._revocations, repeats, tuple(self._app.middlewares))
