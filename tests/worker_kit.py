@@ -173,6 +173,7 @@ class Kit:
         places: int = 4,
         recorder: Recorder | None = None,
         middleware: Sequence[Middleware] = (),
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.node = MemoryNode(self.clock)
@@ -188,7 +189,14 @@ class Kit:
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         self.revocations = Revocations(self.clock, keep_s=3600)
         limits = Limits(self.clock, time_limit_s)
-        rules = RunRules(limits, defaults or RetryDefaults(), self.revocations, Repeats(recorder), tuple(middleware))
+        rules = RunRules(
+            limits,
+            defaults or RetryDefaults(),
+            self.revocations,
+            Repeats(recorder),
+            tuple(middleware),
+            {} if overrides is None else overrides,
+        )
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
         self.processes = ProcessPool(2, sender)
         self.admission = Admission(self.threads, self.processes, Concurrency(self.clock), self.revocations)
@@ -257,6 +265,7 @@ class App:
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
     recorder: Recorder | None = None
     middlewares: Sequence[Middleware] = ()
+    dependency_overrides: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     lifespan: AbstractAsyncContextManager[Any] | None = None
 
     def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:

@@ -72,6 +72,10 @@ class AsyncQ(SendingApp):
             app, or an async context manager. What it yields is `ctx.resources`. See `asyncq.lifespan`.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
+    Attributes:
+        dependency_overrides: What stands in for which dependency: `app.dependency_overrides[session] = fake_session`
+            in a test. Workers look here at each attempt.
+
     Raises:
         ConfigurationError: The name or a setting cannot be used.
 
@@ -106,6 +110,7 @@ class AsyncQ(SendingApp):
         self.breakers = breaker_defaults_of(breaker, queues or {})
         self.schedules = Schedules(schedules or {}, self.settings.timezone)
         self.middlewares = list(checked_middleware(middleware, "AsyncQ(middleware=...)"))
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._lifespan = None if lifespan is None else checked_lifespan(lifespan, "AsyncQ(lifespan=...)")
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url

@@ -56,6 +56,7 @@
         ├── ResultTooLarge
         └── InvalidResult              the reply does not fit the declared return type
 
+`AttemptInterrupted` is raised at the `yield` of a dependency whose task did not come to an end by itself.
 `ProcessDied` is recorded as the error of a task whose process crashed, or was killed.
 `SoftTimeLimit` is raised inside a task at its soft time limit. It is no `Exception`, but a `CancelledError`: code that
 cleans up when it is cancelled does so, and `except Exception` lets it through.
@@ -76,6 +77,7 @@ __all__ = [
     "AlreadyOpen",
     "AppNotFound",
     "AsyncQError",
+    "AttemptInterrupted",
     "AuthenticationFailed",
     "BlockingCall",
     "BrokerError",
@@ -420,6 +422,10 @@ class DeliveredTooOften(AsyncQError):
 
 class TimeLimitExceeded(AsyncQError, TimeoutError):
     """The task ran longer than its time limit."""
+
+
+class AttemptInterrupted(AsyncQError):
+    """Raised at the `yield` of a dependency where the attempt was stopped: limit, cancellation, drain, `sys.exit()`."""
 
 
 class ProcessDied(AsyncQError):

@@ -9,6 +9,7 @@ its slot, once, and only after its outcome is durable.
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from asyncq.broker import Delivery
@@ -20,8 +21,8 @@ from asyncq.middleware import Middleware
 from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome, Repeated
 from asyncq.retry import RetryDefaults
 from asyncq.worker.admission import Admission, Room
-from asyncq.worker.around import Around
-from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
+from asyncq.worker.around import Around, Overrides
+from asyncq.worker.attempt import AnyTask, Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
 from asyncq.worker.limits import LimitRules
@@ -45,6 +46,7 @@ class RunRules:
         revocations: The tasks that shall not run.
         repeats: The ticks that have run.
         middleware: The app's, from the outside to the inside.
+        overrides: What stands in for which dependency.
     """
 
     limits: Limits
@@ -52,6 +54,7 @@ class RunRules:
     revocations: Revocations = field(default_factory=Revocations)
     repeats: Repeats = field(default_factory=Repeats)
     middleware: tuple[Middleware, ...] = ()
+    overrides: Overrides = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +107,18 @@ class Execution:
         self._admission = admission
         self._rules = rules
         self._limits = LimitRules(rules.limits)
-        self._around = Around(rules.middleware, rules.retry)
+        self._around = Around(rules.middleware, rules.retry, rules.overrides)
         self._services = services
         self._recording = recording
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
+
+    def prepare(self, tasks: Iterable[AnyTask]) -> None:
+        """Look at what tasks depend on, before any of them runs.
+
+        Raises:
+            TaskDefinitionError: It cannot be had.
+        """
+        self._around.prepare(tasks)
 
     async def execute(self, delivery: Delivery) -> Executed:
         """Run one delivery, or wait for the attempt that already runs for it.

@@ -16,23 +16,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
-from asyncq.breaker import BreakerDefaults, BreakerState
-from asyncq.broker import Broker, QueueSpec
+from asyncq.breaker import BreakerState
+from asyncq.broker import QueueSpec
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
-from asyncq.middleware import Middleware
-from asyncq.recording import Recorder
-from asyncq.retry import RetryDefaults
-from asyncq.settings import Settings
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
 from asyncq.worker.admission import Admission
@@ -47,6 +42,7 @@ from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
 from asyncq.worker.lifespan import run_in_lifespan
+from asyncq.worker.needs import WorkerApp
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
@@ -59,54 +55,11 @@ from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
 from asyncq.worker.watchdog import Watchdog
 
-__all__ = ["RunningTask", "Worker", "WorkerApp", "WorkerStats"]
+__all__ = ["RunningTask", "Worker", "WorkerStats"]
 
 log = get_logger("asyncq.worker")
 
 _SETTLE_TIMEOUT_S = 10.0
-
-
-class WorkerApp(Protocol):
-    """What a worker needs of an app, which is open."""
-
-    @property
-    def tasks(self) -> Mapping[str, AnyTask]:
-        """What it can run, by name on the wire."""
-        ...
-
-    @property
-    def broker(self) -> Broker:
-        """Where it consumes."""
-        ...
-
-    @property
-    def settings(self) -> Settings:
-        """What it was told."""
-        ...
-
-    @property
-    def retry_defaults(self) -> RetryDefaults:
-        """The policies of tasks that have said nothing about theirs."""
-        ...
-
-    @property
-    def recorder(self) -> Recorder | None:
-        """Its way to its result store, if it has one."""
-        ...
-
-    @property
-    def breakers(self) -> BreakerDefaults:
-        """When the slots of its queues pause."""
-        ...
-
-    @property
-    def middlewares(self) -> Sequence[Middleware]:
-        """What runs around each attempt, from the outside to the inside."""
-        ...
-
-    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
-        """Return its lifespan, to be entered; None where it has none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,8 +388,11 @@ class Worker:
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s, resources=resources)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         repeats = Repeats(self._app.recorder)
-        rules = RunRules(limits, self._app.retry_defaults, self._revocations, repeats, tuple(self._app.middlewares))
+        app, revocations = self._app, self._revocations
+        middleware = tuple(app.middlewares)
+        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
+        execution.prepare(app.tasks.values())
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         max_result_bytes = settings.max_result_bytes

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
+
+import pytest
 
 from asyncq.app import AsyncQ
-from asyncq.context import TaskContext
+from asyncq.context import TaskContext, current_context
+from asyncq.dependencies import Depends
+from asyncq.errors import TaskFailed
 from asyncq.middleware import AttemptInfo, CallNext
 from asyncq.outcome import Outcome
 from asyncq.retry import Fixed, RetryPolicy
@@ -84,3 +90,46 @@ async def test_resources_are_there_for_every_task_and_closed_when_the_worker_has
         await eventually(lambda: len(said) == 2)
         assert sorted(said) == ["from outside", "from the lifespan"]
     assert said[2:] == ["closed True"]
+
+
+@behaviour
+async def test_dependencies_are_made_for_each_attempt_and_closed_after_it(bench: Bench) -> None:
+    """From what the lifespan has opened; also where the attempt fails, and where its time is over."""
+    app = bench.app()
+    said: list[str] = []
+
+    @app.lifespan
+    async def lifespan(_: AsyncQ) -> AsyncIterator[list[str]]:
+        yield said
+
+    async def session(how: str) -> AsyncIterator[str]:
+        said_by_all: list[str] = current_context().resources
+        try:
+            yield f"session {current_context().attempt}"
+        except Exception as error:
+            said_by_all.append(f"{how} saw {type(error).__name__}")
+            raise
+        finally:
+            said_by_all.append(f"{how} closed {current_context().attempt}")
+
+    @app.task(retry=RetryPolicy(on=ConnectionError, backoff=Fixed(0.02), jitter=False))
+    def in_thread(how: str, session: str = Depends(session)) -> str:
+        if session == "session 1":
+            raise ConnectionError
+        return session
+
+    @app.task(time_limit=0.2)
+    async def overdue(how: str, session: Annotated[str, Depends(session)] = Depends()) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async with bench.working(app):
+        assert await in_thread.call("thread") == "session 2"
+        with pytest.raises(TaskFailed, match="longer than its time limit"):
+            await overdue.call("overdue")
+    assert said == [
+        "thread saw ConnectionError",
+        "thread closed 1",
+        "thread closed 2",
+        "overdue saw AttemptInterrupted",
+        "overdue closed 1",
+    ]
