@@ -20,7 +20,7 @@ from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, Wr
 from asyncq.importable import refuse_while_imported
 from asyncq.leadership import Leadership
 from asyncq.lifespan import Lifespan, checked_lifespan
-from asyncq.loggers import get_logger
+from asyncq.loggers import Redact, checked_redact, get_logger
 from asyncq.loop_thread import AppSync
 from asyncq.middleware import Middleware, checked_middleware
 from asyncq.options import QueueOptions, retry_defaults_of
@@ -70,11 +70,13 @@ class AsyncQ(SendingApp):
             of an `AttemptInfo` and a `CallNext`. See `asyncq.middleware`.
         lifespan: What a worker enters before it consumes, and leaves after its last task: an async generator of this
             app, or an async context manager. What it yields is `ctx.resources`. See `asyncq.lifespan`.
+        redact: Sees each line of a worker's log before it is written, as a dict, and returns what is written.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
     Attributes:
         dependency_overrides: What stands in for which dependency: `app.dependency_overrides[session] = fake_session`
             in a test. Workers look here at each attempt.
+        redact: The redaction hook, for who configures the logs.
 
     Raises:
         ConfigurationError: The name or a setting cannot be used.
@@ -101,6 +103,7 @@ class AsyncQ(SendingApp):
         results: str | None = None,
         middleware: Sequence[Middleware] = (),
         lifespan: Lifespan | None = None,
+        redact: Redact | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, include, self)
@@ -110,6 +113,7 @@ class AsyncQ(SendingApp):
         self.breakers = breaker_defaults_of(breaker, queues or {})
         self.schedules = Schedules(schedules or {}, self.settings.timezone)
         self.middlewares = list(checked_middleware(middleware, "AsyncQ(middleware=...)"))
+        self.redact = checked_redact(redact)
         self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._lifespan = None if lifespan is None else checked_lifespan(lifespan, "AsyncQ(lifespan=...)")
         self.sync = AppSync(self._connect)

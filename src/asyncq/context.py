@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # its import takes longer than all of asyncq's
 
     from asyncq.failed_task import FailedTask
 
-__all__ = ["ContextServices", "TaskContext", "current_context", "no_lifespan", "running"]
+__all__ = ["ContextServices", "TaskContext", "current_context", "log_values", "no_lifespan", "running"]
 
 ResourcesT = TypeVar("ResourcesT", default=Any)
 
@@ -308,3 +308,16 @@ def current_context() -> TaskContext:
             "No task is running here. current_context() works in a task, and in what it calls or starts; "
             "a thread that you start yourself needs contextvars.copy_context().run(...)."
         ) from None
+
+
+def log_values() -> dict[str, Any]:
+    """Return what a log line says of the task that is running here; nothing where none is."""
+    context = _current.get(None)
+    if context is None:
+        return {}
+    return {
+        "task_id": context.task_id,
+        "task": context.task_name,
+        "attempt": context.attempt,
+        "queue": context.queue,
+    }

@@ -9,6 +9,7 @@ its slot, once, and only after its outcome is durable.
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -110,6 +111,7 @@ class Execution:
         self._around = Around(rules.middleware, rules.retry, rules.overrides)
         self._services = services
         self._recording = recording
+        self._tells_start = log.is_enabled_for(logging.DEBUG)  # asked once: this is the fast path
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
 
     def prepare(self, tasks: Iterable[AnyTask]) -> None:
@@ -171,6 +173,10 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
+        if self._tells_start:
+            message = delivery.message
+            keys = {"task": task.name, "task_id": message.task_id, "attempt": call.attempt, "queue": delivery.queue}
+            log.debug("task started", **keys, limit_s=round(limits.limit_s, 3))
         self._around.start(room, attempt, args, call.kwargs, variables)
         return attempt
 
