@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -156,12 +156,15 @@ class AsyncQ(SendingApp):
             await self._leave()
 
     @contextmanager
-    def using(self, broker: BrokerFactory, clock: Clock | None = None, **settings: Any) -> Iterator[Self]:
+    def using(
+        self, broker: BrokerFactory, clock: Clock | None = None, *, resources: Any = None, **settings: Any
+    ) -> Iterator[Self]:
         """Let the app use another broker, another clock and other settings until the block ends: for tests.
 
         Args:
             broker: Makes the broker from the settings.
             clock: For timestamps, delays and limits; by default the machine's.
+            resources: What `ctx.resources` is meanwhile, in place of what the app's lifespan yields; None for that.
             **settings: Fields of `asyncq.settings.Settings` that differ meanwhile.
 
         Raises:
@@ -173,14 +176,16 @@ class AsyncQ(SendingApp):
                 f"The app {self.name!r} is open, so its broker cannot be changed. Do it before `async with app:`, and "
                 "after `app.sync.close()` where app.sync was used."
             )
-        before = self._broker_factory, self._clock, self.settings
+        before = self._broker_factory, self._clock, self.settings, self._lifespan
         self.settings = load_settings(**{**self.settings.model_dump(), **settings})
         self._broker_factory, self._clock = broker, clock or SystemClock()
+        if resources is not None:
+            self._lifespan = lambda _: nullcontext(resources)
         try:
             yield self
         finally:
             self.sync.close()
-            self._broker_factory, self._clock, self.settings = before
+            self._broker_factory, self._clock, self.settings, self._lifespan = before
 
     async def _enter(self, role: str) -> None:
         loop = asyncio.get_running_loop()
