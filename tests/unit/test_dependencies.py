@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import TypeAliasType
 
 from asyncq.app import AsyncQ
 from asyncq.context import TaskContext, current_context
@@ -151,6 +152,18 @@ async def test_a_model_that_is_the_message_stays_the_message() -> None:
         return double
 
     assert await run(kit, "work", {"number": 4}) == Succeeded(b"8")
+
+
+async def test_a_named_type_may_hold_the_dependency() -> None:
+    """As `type SessionDep = Annotated[...]` of Python 3.12."""
+    kit = await make_kit()
+    named = TypeAliasType("named", Annotated[str, Depends(lambda: "made")])
+
+    @kit.task()
+    async def work(value: named = Depends()) -> str:  # type: ignore[valid-type]
+        return value
+
+    assert await run(kit, "work") == Succeeded(b'"made"')
 
 
 async def test_annotations_that_are_text_are_resolved_when_the_app_opens() -> None:

@@ -159,14 +159,17 @@ class _Run:
             return Raised(asyncio.CancelledError())  # a middleware has kept the cancellation to itself
         self.began = True
         if attempt.task.runs_in == "loop":
-            ending = await run_coroutine(attempt, self.args, kwargs)
+            ending: Returned | Raised = await run_coroutine(attempt, self.args, kwargs)
             attempt.on_soft_limit = None  # from here on it would interrupt a middleware
             return ending
         # A thread and a process are told to stop in their own ways, not by a cancellation of this asyncio task.
         here, attempt.code = attempt.code, None
         attempt.inner_end = asyncio.get_running_loop().create_future()
         self.room.start(attempt, self.args, kwargs, contextvars.copy_context())
-        ending = await attempt.inner_end
+        try:
+            ending = await attempt.inner_end
+        except asyncio.CancelledError as error:  # nobody but the end of the event loop cancels this
+            ending = Raised(error)
         attempt.code = here
         return ending
 
