@@ -18,6 +18,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
@@ -43,6 +44,8 @@ from asyncq.worker.consuming import QueueConsumer
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
+from asyncq.worker.lifespan import run_in_lifespan
+from asyncq.worker.needs import WorkerApp
 from asyncq.worker.paused_queues import PausedQueues
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
@@ -56,7 +59,6 @@ from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
 from asyncq.worker.watchdog import Watchdog
-from asyncq.worker.worker_app import WorkerApp
 
 __all__ = ["RunningTask", "Worker", "WorkerStats"]
 
@@ -180,7 +182,7 @@ class Worker:
         None of it can be stopped, and it would hold up the end of the process: leave it by `os._exit`.
         """
         going_on = (*self._attempts, *self._attempts.given_up())
-        on_loop = [item for item in going_on if item.task.runs_in == "loop"]
+        on_loop = [item for item in going_on if item.code is not None]  # middleware of a thread may go on there, too
         return self._threads.busy + len(on_loop)
 
     @property
@@ -238,10 +240,11 @@ class Worker:
             InvalidQueueName: A queue cannot be called so.
             BrokerRefused: The broker will not have us any more; or this user may not read what is cancelled.
             QueueGone: The stream of what is cancelled is missing, and this app declares nothing.
+            LifespanFailed: The app's lifespan raised something.
         """
         try:
             await self._processes.check(self._process_tasks())
-            return await self._run()
+            return await run_in_lifespan(self._app.open_lifespan(), self._stop_requested, self._run)
         finally:
             await self._processes.close()
 
@@ -250,9 +253,9 @@ class Worker:
         tasks = self._app.tasks.values()
         return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues.slots]
 
-    async def _run(self) -> int:
+    async def _run(self, resources: Callable[[], Any]) -> int:
         await self._broker.ensure(self._specs)
-        slot = self._make_slot()
+        slot = self._make_slot(resources)
         consumers = self._queues.begin({spec.name: self._make_consumer(spec, slot) for spec in self._specs})
 
         async def consume(consumer: QueueConsumer) -> None:
@@ -407,7 +410,7 @@ class Worker:
         subject = Subject(self._control_name, self._queues, self._attempts, self._paused, pools, self)
         return Answering(self._broker, subject, self._clock)
 
-    def _make_slot(self) -> Slot:
+    def _make_slot(self, resources: Callable[[], Any]) -> Slot:
         settings, broker, clock = self._settings, self._broker, self._clock
         intake = Intake(
             self._app.tasks,
@@ -418,10 +421,14 @@ class Worker:
         )
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())
-        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
+        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s, resources=resources)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
-        rules = RunRules(limits, self._app.retry_defaults, self._revocations, Repeats(self._app.recorder))
+        repeats = Repeats(self._app.recorder)
+        app, revocations = self._app, self._revocations
+        middleware = tuple(app.middlewares)
+        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
+        execution.prepare(app.tasks.values())
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         max_result_bytes = settings.max_result_bytes

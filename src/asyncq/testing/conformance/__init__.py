@@ -46,6 +46,7 @@ THEMES: Final = (
     "limits",
     "processes",
     "working",
+    "extending",
     "leading",
 )
 

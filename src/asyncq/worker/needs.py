@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 from asyncq.breaker import BreakerDefaults
 from asyncq.broker import Broker
+from asyncq.middleware import Middleware
 from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
+from asyncq.worker.around import Overrides
 from asyncq.worker.attempt import AnyTask
 
 __all__ = ["WorkerApp"]
@@ -51,4 +54,18 @@ class WorkerApp(Protocol):
     @property
     def breakers(self) -> BreakerDefaults:
         """When the slots of its queues pause."""
+        ...
+
+    @property
+    def middlewares(self) -> Sequence[Middleware]:
+        """What runs around each attempt, from the outside to the inside."""
+        ...
+
+    @property
+    def dependency_overrides(self) -> Overrides:
+        """What stands in for which dependency: tests change it."""
+        ...
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        """Return its lifespan, to be entered; None where it has none."""
         ...
