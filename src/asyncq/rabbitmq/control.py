@@ -46,8 +46,10 @@ log = get_logger("asyncq.rabbitmq")
 _QUESTION, _ANSWER = "asyncq.control.question", "asyncq.control.answer"
 _WORKER = "asyncq-worker"
 
-_QUIET_S = 0.5
-"""For how long after the last arrival the roll may still go on. It is called within milliseconds."""
+_SHORTEST_QUIET_S, _LONGEST_QUIET_S = 0.2, 1.0
+_QUIET_FACTOR = 5
+"""After so many times of how long the last arrival took, the roll counts as whole. On a broker that is not busy it is
+called within milliseconds."""
 _RETRY_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _CLOSE_TIMEOUT_S = 3.0
@@ -111,15 +113,17 @@ class Asking:
             return Roll((), ())
         asked = _Asked(wanted, set(), [])
         replies = aiter(self._mailbox)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+        now = asyncio.get_running_loop().time
+        began_s, quiet_s = now(), _SHORTEST_QUIET_S
+        while (left_s := began_s + timeout_s - now()) > 0:
             try:
-                async with asyncio.timeout(min(left_s, _QUIET_S) if asked.is_answered else left_s):
+                async with asyncio.timeout(min(left_s, quiet_s) if asked.is_answered else left_s):
                     reply = await anext(replies)
             except (TimeoutError, ReplyLost):
                 break
             if reply.task_id == unique:
                 _take(asked, reply, self._names)
+                quiet_s = min(_LONGEST_QUIET_S, max(_SHORTEST_QUIET_S, _QUIET_FACTOR * (now() - began_s)))
         return Roll(tuple(sorted(asked.known, key=str)), tuple(asked.answers))
 
 
