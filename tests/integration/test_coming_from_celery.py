@@ -556,8 +556,12 @@ async def test_cancel_consumer(broker_url):
         await app.control.pause("shop", timeout=1)
         handle = await app.tasks["shop.add"].send(1, 2)
         async with working(app):
-            (worker,) = await eventually(lambda: _answers(app.control.active))
-            assert [queue.paused for queue in worker.queues] == ["everywhere"]
+
+            async def is_paused() -> bool:
+                workers = await _answers(app.control.active)  # they answer also while they still read what is paused
+                return [queue.paused for worker in workers for queue in worker.queues] == ["everywhere"]
+
+            await eventually(is_paused)
             await app.control.resume("shop", timeout=5)
             assert await handle.result(timeout=20) == 3
 
