@@ -51,6 +51,7 @@ from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
+from asyncq.sends import SendObserver, Sent, outcome_of
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
@@ -74,6 +75,7 @@ class Client:
         settings: Timeouts and names.
         clock: For timestamps, `eta` and `expires`.
         recorder: Writes what was sent into the result store; None where there is none.
+        observers: Hear of each task that was sent, or was to be.
 
     Attributes:
         recorder: The same.
@@ -81,7 +83,13 @@ class Client:
     """
 
     def __init__(
-        self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
+        self,
+        app: str,
+        broker: Broker,
+        settings: Settings,
+        clock: Clock,
+        recorder: Recorder | None = None,
+        observers: Sequence[SendObserver] = (),
     ) -> None:
         self.recorder = recorder
         self.canceller = Canceller(broker, settings, clock)
@@ -89,6 +97,7 @@ class Client:
         self._broker = broker
         self._settings = settings
         self._clock = clock
+        self._observers = observers
         self._tasks_exchange = f"{settings.namespace}.tasks"
         self._checked_queues: set[str] = set()
         self._pending: WeakValueDictionary[str, PendingReply] = WeakValueDictionary()
@@ -185,6 +194,8 @@ class Client:
         errors = await self._broker.publish_many(
             [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
         )
+        for signature, error in zip(batch, errors, strict=True):
+            self._tell_observers(signature, error)
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -194,13 +205,24 @@ class Client:
         return [handle if error is None else error for (_, handle), error in zip(prepared, errors, strict=True)]
 
     async def _publish(self, signature: Signature[Any], publication: Publication) -> None:
-        await self._broker.publish(
-            publication.message,
-            publication.to,
-            delay=publication.delay,
-            timeout_s=self._settings.publish_timeout_s,
-        )
+        try:
+            await self._broker.publish(
+                publication.message,
+                publication.to,
+                delay=publication.delay,
+                timeout_s=self._settings.publish_timeout_s,
+            )
+        except Exception as error:
+            self._tell_observers(signature, error)
+            raise
+        self._tell_observers(signature, None)
         await self._note([(signature, publication.message)])
+
+    def _tell_observers(self, signature: Signature[Any], error: Exception | None) -> None:
+        if self._observers:
+            sent = Sent(signature.name, signature.sending.queue or signature.queue, outcome_of(error))
+            for observe in self._observers:
+                observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
         """Write into the result store that the broker has these: only now is it known."""
