@@ -12,7 +12,7 @@ Invariant: labels come from declarations, never from messages: a foreign message
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -39,6 +39,7 @@ from asyncq.outcome import (
 from asyncq.recording import Recorder
 from asyncq.scheduler.service import SchedulerStats
 from asyncq.sends import Sent
+from asyncq.worker.attempt import AnyTask
 from asyncq.worker.settled import Settled
 from asyncq.worker.worker import Worker
 
@@ -87,11 +88,11 @@ class WorkerMetrics:
 
     Args:
         worker: The worker; it is observed from now on.
-        tasks: The names of the tasks that it has. Other names make no labels: they come from foreign messages.
+        tasks: The tasks that it has. Other names make no labels: they come from foreign messages.
         registry: Where the metrics are.
     """
 
-    def __init__(self, worker: Worker, tasks: Container[str], registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, worker: Worker, tasks: Mapping[str, AnyTask], registry: CollectorRegistry = REGISTRY) -> None:
         self._worker = worker
         self._tasks = tasks
         labels = ("queue", "task")
@@ -137,7 +138,7 @@ class WorkerMetrics:
         self._children: dict[tuple[str, str, type[Outcome]], Any] = {}
         self._runs: dict[tuple[str, str], Any] = {}
         self._waits: dict[str, Any] = {}
-        self._running_labels: set[tuple[str, str]] = set()
+        self._running_labels = {(task.queue, name) for name, task in tasks.items() if task.queue in worker.queues}
         worker.observers.append(self.settled)
 
     def settled(self, settled: Settled) -> None:

@@ -1,0 +1,84 @@
+"""What is said of processes, and the thread that watches an event loop."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from asyncq.broker import BrokerStatus
+from asyncq.errors import AuthenticationFailed, BrokerUnavailable
+from asyncq.health import Health, HealthReport, health_by_broker
+from asyncq.pulse import Pulse
+from support import eventually
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "alive", "ready"),
+    [
+        (BrokerStatus("ready"), "ready", True, True),
+        (BrokerStatus("connecting", BrokerUnavailable("nobody answers")), "connecting", True, False),
+        (BrokerStatus("blocked", BrokerUnavailable("alarm")), "blocked", True, False),
+        (BrokerStatus("fatal", AuthenticationFailed("wrong password")), "refused", False, False),
+        (BrokerStatus("closed"), "stopping", True, False),
+    ],
+)
+def test_the_state_of_the_connection_says_whether_a_restart_would_help(status, state, alive, ready):
+    """Only where the broker will not have us: it will have no other process either, but a person is told."""
+    health = health_by_broker(status)
+    assert (health.state, health.alive, health.ready) == (state, alive, ready)
+    assert str(status.cause or "") in health.words
+
+
+def test_the_worst_process_speaks_for_all():
+    """And only those that are not ready are told of."""
+    report = HealthReport(
+        "worker",
+        "shop:app",
+        1,
+        (Health("ready", "", 1, 10), Health("connecting", "no\nbroker", 2, 11), Health("stuck", "for 40 s", 3, 12)),
+    )
+    assert (report.state, report.alive, report.ready) == ("stuck", False, False)
+    assert report.words == "worker shop:app, process 1: process 2: connecting: no broker; process 3: stuck: for 40 s"
+    assert HealthReport.from_json(json.loads(json.dumps(report.as_json()))) == report
+
+
+@pytest.mark.parametrize("value", [{}, {"processes": 1}, {"processes": [{}]}, {"processes": [{"state": "happy"}]}, []])
+def test_what_is_no_report_is_refused(value):
+    """Somebody else may listen on that port."""
+    with pytest.raises(ValueError, match=r"health|processes"):
+        HealthReport.from_json({"role": "worker", "target": "x", "pid": 1} | value if value != [] else value)
+
+
+async def test_a_loop_that_is_blocked_is_seen_while_it_is_and_looks_again_after_it():
+    """The thread tells meanwhile what it sees."""
+    looks, silences = [], []
+    pulse = Pulse(lambda: looks.append(1), lambda: silences.append(pulse.silent_s), beat_s=0.02)
+    pulse.start()
+    await eventually(lambda: len(looks) > 2)
+    assert pulse.silent_s < 10
+    deadline = time.monotonic() + 30
+    while max(silences, default=0) < 0.2 and time.monotonic() < deadline:
+        time.sleep(0.01)  # noqa: ASYNC251 - this is what is tested
+    assert max(silences) >= 0.2
+    seen = len(looks)
+    await eventually(lambda: len(looks) > seen and pulse.silent_s < 0.2)
+    pulse.stop()
+    seen = len(looks)
+    await asyncio.sleep(0.1)
+    assert len(looks) == seen
+
+
+async def test_what_fails_in_a_look_or_a_word_does_not_end_the_watch():
+    """It is logged; the next beat comes."""
+    beats = []
+
+    def fail():
+        beats.append(1)
+        raise ValueError("broken")
+
+    pulse = Pulse(lambda: beats and fail(), fail, beat_s=0.01)
+    pulse.start()
+    await eventually(lambda: len(beats) > 6)
+    beats.clear()
+    pulse.stop()
