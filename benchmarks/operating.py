@@ -1,8 +1,8 @@
 """Drain a filled queue by workers that are observed, beside one that is not: what logs, metrics and traces cost.
 
 All take turns in each round, and each ratio is of one round. A drain of a second says little about 5 % on a machine
-that others use as well, so the limit is kept by the worker's CPU time for a task, which is what slows a busy worker down;
-the rates stand beside it.
+that others use as well, so the limit is kept by the worker's CPU time for a task, which is what slows a busy worker
+down; the rates stand beside it.
 """
 
 from __future__ import annotations

@@ -45,6 +45,14 @@ def sockets_in(shell):
     return list(Path(shell.environment["TMPDIR"]).glob("asyncq-*/*.sock"))
 
 
+def systemd(shell):
+    """Return the socket of a systemd that wants to hear of its unit."""
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind(shell.environment["TMPDIR"] + "/notify")
+    heard.settimeout(10)
+    return heard
+
+
 async def is_told(shell, code, words, *arguments, timeout=30):
     """Wait until `asyncq health` ends with this code and says this."""
 
@@ -99,10 +107,12 @@ async def test_a_stuck_event_loop_is_told_while_it_is_stuck_and_is_not_alive(own
         "@app.task(queue='slow')\nasync def block(folder: Path) -> None:\n"
         "    while not (folder / 'go').exists():\n        time.sleep(0.02)\n"
     )
-    environment = {"ASYNCQ_STUCK_LOOP_AFTER_S": "1"}
-    worker = shell.start("worker", "stuck:app", "--metrics-port", "0", environment=environment)
-    url = await metrics_url(worker)
-    await eventually(lambda: probe(url, "/readyz")[0] == 200, 20)
+    with systemd(shell) as told:
+        environment = {"ASYNCQ_STUCK_LOOP_AFTER_S": "1", "NOTIFY_SOCKET": told.getsockname()}
+        worker = shell.start("worker", "stuck:app", "--metrics-port", "0", environment=environment)
+        url = await metrics_url(worker)
+        await eventually(lambda: probe(url, "/readyz")[0] == 200, 20)
+        await eventually(lambda: "READY=1" in told.recv(4096).decode())
     assert probe(url, "/healthz")[0] == 200
     assert get(url + "/")[0] == 404
     await send(shell, "block")

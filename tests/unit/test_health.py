@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import os
+import socket
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from asyncq.broker import BrokerStatus
 from asyncq.errors import AuthenticationFailed, BrokerUnavailable
 from asyncq.health import Health, HealthReport, health_by_broker
+from asyncq.observability.systemd import Systemd, told_to_systemd
 from asyncq.pulse import Pulse
 from support import eventually
 
@@ -82,3 +87,54 @@ async def test_what_fails_in_a_look_or_a_word_does_not_end_the_watch():
     await eventually(lambda: len(beats) > 6)
     beats.clear()
     pulse.stop()
+
+
+@pytest.fixture
+def systemd(monkeypatch):
+    """The socket of a systemd that wants to hear of its unit, and kills it after a second of silence."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(f"{folder}/notify")
+        heard.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
+        monkeypatch.setenv("WATCHDOG_USEC", "60000")
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+        yield heard
+
+
+def reported(state):
+    return HealthReport("worker", "shop:app", 1, (Health(state),))
+
+
+def test_systemd_hears_once_that_a_worker_is_ready_and_again_and_again_that_it_lives(systemd):
+    """Not of one that is not alive: its watchdog is to bark."""
+    present = ["starting"]
+    with told_to_systemd(lambda: reported(present[0])):
+        assert "NOTIFY_SOCKET" not in os.environ  # a task's own process is not the unit
+        assert systemd.recv(4096).decode() == "STATUS=worker shop:app, process 1: starting\nWATCHDOG=1"
+        present[0] = "ready"
+        heard = [systemd.recv(4096).decode().split("\n") for _ in range(5)]
+        assert sum("READY=1" in lines for lines in heard) == 1
+        assert all("WATCHDOG=1" in lines for lines in heard)
+        present[0] = "stuck"
+        systemd.recv(4096)  # one may have been on its way
+        systemd.recv(4096)
+        assert systemd.recv(4096).decode() == "STATUS=worker shop:app, process 1: stuck"
+
+
+def test_systemd_hears_once_that_a_worker_stops(systemd):
+    """And a systemd that is gone meanwhile is no harm."""
+    way = Systemd.from_environment()
+    way.tell(reported("stopping"))
+    way.tell(reported("stopping"))
+    assert "STOPPING=1" in systemd.recv(4096).decode()
+    assert "STOPPING=1" not in systemd.recv(4096).decode()
+    Path(systemd.getsockname()).unlink()
+    way.tell(reported("ready"))
+
+
+def test_without_systemd_nothing_is_told(monkeypatch):
+    """And no thread runs."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert Systemd.from_environment() is None
+    monkeypatch.setenv("NOTIFY_SOCKET", "vsock:2:1")
+    assert Systemd.from_environment() is None

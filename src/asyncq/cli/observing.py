@@ -24,6 +24,7 @@ from asyncq.broker import Broker
 from asyncq.errors import ConfigurationError
 from asyncq.health import Health, HealthReport, health_by_broker
 from asyncq.observability.endpoint import Endpoint, Scrape
+from asyncq.observability.systemd import told_to_systemd
 from asyncq.pulse import Pulse
 from asyncq.recording import Recorder
 from asyncq.settings import Settings
@@ -65,7 +66,7 @@ def check_metrics() -> None:
 
 @contextlib.contextmanager
 def served(report: Callable[[], HealthReport], settings: Settings, scrape: Scrape | None) -> Iterator[None]:
-    """Serve health, and metrics where a port is set, until the block ends.
+    """Serve health, and metrics where a port is set, until the block ends; and tell systemd, where it wants to know.
 
     Args:
         report: How the processes are; safe in any thread.
@@ -80,7 +81,8 @@ def served(report: Callable[[], HealthReport], settings: Settings, scrape: Scrap
         if settings.metrics_port is not None:
             endpoint.listen(settings.metrics_host, settings.metrics_port)
         endpoint.listen_locally()
-        yield
+        with told_to_systemd(report):
+            yield
     finally:
         endpoint.close()
 
