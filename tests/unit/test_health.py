@@ -13,6 +13,7 @@ import pytest
 from asyncq.broker import BrokerStatus
 from asyncq.errors import AuthenticationFailed, BrokerUnavailable
 from asyncq.health import Health, HealthReport, health_by_broker
+from asyncq.observability import sockets
 from asyncq.observability.systemd import Systemd, told_to_systemd
 from asyncq.pulse import Pulse
 from support import eventually
@@ -138,3 +139,45 @@ def test_without_systemd_nothing_is_told(monkeypatch):
     assert Systemd.from_environment() is None
     monkeypatch.setenv("NOTIFY_SOCKET", "vsock:2:1")
     assert Systemd.from_environment() is None
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """A folder for temporary files, for this test alone, and no other one."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setattr(sockets, "_places", lambda: (Path(folder, "missing"), Path(folder)))
+        yield Path(folder)
+
+
+def test_a_process_is_found_by_its_socket_and_what_a_dead_one_has_left_is_removed(place):
+    """The first folder cannot be had, so the second one is taken."""
+    path = sockets.socket_of(4242)
+    assert path.parent == place / f"asyncq-{os.getuid()}"
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        assert list(sockets.sockets()) == [(4242, path)]
+        with pytest.raises(OSError, match="somebody listens"):
+            sockets.socket_of(4242)
+    dead = path.with_name("4194303.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(dead))
+    (path.parent / "notes.txt").touch()
+    assert list(sockets.sockets()) == []
+    assert not dead.exists()
+
+
+def test_a_folder_that_others_can_enter_is_not_used(place):
+    """Somebody could have made it before us, to answer in our place."""
+    folder = place / f"asyncq-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o755)
+    with pytest.raises(PermissionError, match="not a folder of that user alone"):
+        sockets.private_folder()
+    assert list(sockets.sockets()) == []
+    folder.rmdir()
+    folder.symlink_to("/tmp")
+    with pytest.raises(OSError, match="not a folder of that user alone"):
+        sockets.private_folder()

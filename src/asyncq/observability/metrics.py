@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
@@ -36,12 +36,14 @@ from asyncq.outcome import (
     Succeeded,
     Throttled,
 )
-from asyncq.recording import Recorder
-from asyncq.scheduler.service import SchedulerStats
 from asyncq.sends import Sent
-from asyncq.worker.attempt import AnyTask
-from asyncq.worker.settled import Settled
-from asyncq.worker.worker import Worker
+
+if TYPE_CHECKING:  # a program that only sends need not load what works
+    from asyncq.recording import Recorder
+    from asyncq.scheduler.service import SchedulerStats
+    from asyncq.worker.attempt import AnyTask
+    from asyncq.worker.settled import Settled
+    from asyncq.worker.worker import Worker
 
 __all__ = ["ConnectionMetrics", "SchedulerMetrics", "SendMetrics", "WorkerMetrics", "scrape_all", "scrape_of"]
 

@@ -29,10 +29,11 @@ def private_folder() -> Path:
         OSError: There is no place for one.
     """
     failure: OSError = FileNotFoundError("there is no folder for temporary files")
-    for folder in _candidates():
+    for place in _places():
+        folder = place / f"asyncq-{os.getuid()}"
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            _check(folder)
+            _check(folder, os.getuid())
         except OSError as error:
             failure = error
         else:
@@ -54,10 +55,12 @@ def socket_of(pid: int) -> Path:
 
 
 def sockets() -> Iterator[tuple[int, Path]]:
-    """Iterate the processes that listen, by their ids. What a process that was killed has left is removed."""
-    for folder in _candidates():
+    """Iterate the processes that listen, by their ids: those of this user; for root, of all.
+
+    What a process that was killed has left is removed.
+    """
+    for folder in _folders():
         try:
-            _check(folder)
             paths = sorted(folder.glob("*.sock"), key=lambda path: int(path.stem) if path.stem.isdigit() else 0)
         except OSError:
             continue
@@ -71,17 +74,31 @@ def sockets() -> Iterator[tuple[int, Path]]:
                     path.unlink()
 
 
-def _candidates() -> tuple[Path, ...]:
-    name = f"asyncq-{os.getuid()}"
-    with contextlib.suppress(OSError):
-        return Path(tempfile.gettempdir(), name), Path("/dev/shm", name)  # noqa: S108 - checked by `_check`
-    return (Path("/dev/shm", name),)  # noqa: S108 - the same
+def _places() -> tuple[Path, ...]:
+    """Return where folders can be that outlive no boot."""
+    shared = Path("/dev/shm")  # noqa: S108 - `_check` looks whose the folder in it is
+    try:
+        return Path(tempfile.gettempdir()), shared
+    except OSError:
+        return (shared,)
 
 
-def _check(folder: Path) -> None:
+def _folders() -> Iterator[Path]:
+    """Iterate the folders of this user; for root, of all."""
+    for place in _places():
+        for folder in place.glob("asyncq-*") if os.getuid() == 0 else (place / f"asyncq-{os.getuid()}",):
+            owner = folder.name.removeprefix("asyncq-")
+            try:
+                _check(folder, int(owner))
+            except (OSError, ValueError):
+                continue
+            yield folder
+
+
+def _check(folder: Path, owner: int) -> None:
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(f"{folder} is not a folder of this user alone")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(f"{folder} is not a folder of that user alone")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder} cannot be written")
 
