@@ -197,7 +197,9 @@ class AsyncQ(SendingApp):
         except BaseException:
             await broker.close()
             raise
-        return broker, Client(self.name, broker, self.settings, self._clock, recorder, self._send_observers)
+        client = Client(self.name, broker, self.settings, self._clock, recorder)
+        client.observers = self._send_observers
+        return broker, client
 
     async def _ensure_queues(self, broker: Broker) -> None:
         try:

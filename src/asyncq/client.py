@@ -75,29 +75,23 @@ class Client:
         settings: Timeouts and names.
         clock: For timestamps, `eta` and `expires`.
         recorder: Writes what was sent into the result store; None where there is none.
-        observers: Hear of each task that was sent, or was to be.
 
     Attributes:
         recorder: The same.
         canceller: Cancels tasks by their ids.
+        observers: Hear of each task that was sent, or was to be.
     """
 
     def __init__(
-        self,
-        app: str,
-        broker: Broker,
-        settings: Settings,
-        clock: Clock,
-        recorder: Recorder | None = None,
-        observers: Sequence[SendObserver] = (),
+        self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
     ) -> None:
         self.recorder = recorder
         self.canceller = Canceller(broker, settings, clock)
+        self.observers: Sequence[SendObserver] = ()
         self._app = app
         self._broker = broker
         self._settings = settings
         self._clock = clock
-        self._observers = observers
         self._tasks_exchange = f"{settings.namespace}.tasks"
         self._checked_queues: set[str] = set()
         self._pending: WeakValueDictionary[str, PendingReply] = WeakValueDictionary()
@@ -194,8 +188,8 @@ class Client:
         errors = await self._broker.publish_many(
             [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
         )
-        for signature, error in zip(batch, errors, strict=True):
-            self._tell_observers(signature, error)
+        for (publication, _), error in zip(prepared, errors, strict=True):
+            self._tell_observers(publication, error)
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -213,15 +207,15 @@ class Client:
                 timeout_s=self._settings.publish_timeout_s,
             )
         except Exception as error:
-            self._tell_observers(signature, error)
+            self._tell_observers(publication, error)
             raise
-        self._tell_observers(signature, None)
+        self._tell_observers(publication, None)
         await self._note([(signature, publication.message)])
 
-    def _tell_observers(self, signature: Signature[Any], error: Exception | None) -> None:
-        if self._observers:
-            sent = Sent(signature.name, signature.sending.queue or signature.queue, outcome_of(error))
-            for observe in self._observers:
+    def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
+        if self.observers:
+            sent = Sent(publication.message.type, publication.to.queue, outcome_of(error))
+            for observe in self.observers:
                 observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
