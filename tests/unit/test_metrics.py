@@ -9,7 +9,10 @@ from prometheus_client.core import Metric
 
 from asyncq import AsyncQ, Cron
 from asyncq.broker import BrokerStatus
-from asyncq.observability.metrics import OUTCOMES, ConnectionMetrics, SchedulerMetrics, SendMetrics, WorkerMetrics
+from asyncq.observability.metrics.process import ProcessMetrics
+from asyncq.observability.metrics.scheduler import SchedulerMetrics
+from asyncq.observability.metrics.sends import SendMetrics
+from asyncq.observability.metrics.worker import OUTCOMES, WorkerMetrics
 from asyncq.outcome import Failed, Failure, Outcome, Succeeded
 from asyncq.sends import Sent
 from asyncq.worker.settled import Settled
@@ -26,7 +29,7 @@ async def test_the_table_of_the_page_on_metrics_is_what_is_exposed():
     app = AsyncQ("shop", broker="memory://metrics-table")
     async with app:
         made = [
-            ConnectionMetrics(registry),
+            ProcessMetrics(registry),
             SendMetrics(registry),
             SchedulerMetrics(registry),
             WorkerMetrics(app.worker(), app.tasks, registry),
@@ -129,7 +132,7 @@ async def test_what_a_scheduler_has_done_is_counted_once_however_often_it_is_loo
 def test_the_connection_has_one_state_at_a_time():
     """Of all states, one is 1."""
     registry = CollectorRegistry()
-    metrics = ConnectionMetrics(registry)
+    metrics = ProcessMetrics(registry)
     for state in ("connecting", "ready", "blocked"):
         metrics.look(BrokerStatus(state), 0.5, None)
         states = {key[1]: value for key, value in _values(registry).items() if key[0] == "asyncq_connections"}

@@ -31,7 +31,7 @@ from asyncq.settings import Settings
 from asyncq.supervisor.link import SupervisorLink
 
 if TYPE_CHECKING:
-    from asyncq.observability.metrics import ConnectionMetrics
+    from asyncq.observability.metrics.process import ProcessMetrics
     from asyncq.scheduler.service import Scheduler
     from asyncq.worker.worker import Worker
 
@@ -136,17 +136,18 @@ class Observation:
             )
         if self._with_metrics:
             check_metrics()
-            from asyncq.observability.metrics import ConnectionMetrics, SendMetrics  # noqa: PLC0415 - an extra
+            from asyncq.observability.metrics.process import ProcessMetrics  # noqa: PLC0415 - an extra
+            from asyncq.observability.metrics.sends import SendMetrics  # noqa: PLC0415
 
-            connection = ConnectionMetrics()
-            self._looks.append(lambda: self._look_at_connection(connection))
+            metrics = ProcessMetrics()
+            self._looks.append(lambda: self._look_at_process(metrics))
             app.observe_sends(SendMetrics().sent)
 
     def __enter__(self) -> Self:
         if self._how.link is None:
             scrape: Scrape | None = None
             if self._with_metrics:
-                from asyncq.observability.metrics import scrape_all  # noqa: PLC0415 - an extra
+                from asyncq.observability.metrics.registry import scrape_all  # noqa: PLC0415 - an extra
 
                 scrape = scrape_all
             self._serving.enter_context(served(self.report, self._settings, scrape))
@@ -161,7 +162,7 @@ class Observation:
         """Observe this worker, of an app that is open, from now on."""
         self._watch(app, lambda: worker.phase)
         if self._with_metrics:
-            from asyncq.observability.metrics import WorkerMetrics  # noqa: PLC0415 - an extra
+            from asyncq.observability.metrics.worker import WorkerMetrics  # noqa: PLC0415 - an extra
 
             self._looks.append(WorkerMetrics(worker, app.tasks).look)
 
@@ -170,7 +171,7 @@ class Observation:
         if self._broker is None:
             self._watch(app, lambda: "stopping" if scheduler.stopping else "consuming")
         if self._with_metrics:
-            from asyncq.observability.metrics import SchedulerMetrics  # noqa: PLC0415 - an extra
+            from asyncq.observability.metrics.scheduler import SchedulerMetrics  # noqa: PLC0415 - an extra
 
             metrics = SchedulerMetrics()
             self._looks.append(lambda: metrics.look(scheduler.stats))
@@ -195,7 +196,7 @@ class Observation:
         for look in self._looks:
             look()
 
-    def _look_at_connection(self, metrics: ConnectionMetrics) -> None:
+    def _look_at_process(self, metrics: ProcessMetrics) -> None:
         if self._broker is not None:
             metrics.look(self._broker.status(), self._pulse.lag_s, self._recorder)
 

@@ -115,7 +115,7 @@ def counting_folder(link: SupervisorLink | None) -> Path | None:
     folder = os.environ.pop(_METRICS_FOLDER, None)
     if folder is None or link is None:
         return None
-    from asyncq.observability.counting import count_in  # noqa: PLC0415 - an extra
+    from asyncq.observability.metrics.counting import count_in  # noqa: PLC0415 - an extra
 
     count_in(Path(folder), link.number)
     return Path(folder)
@@ -128,7 +128,7 @@ def _counted(supervisor: Supervisor, settings: Settings) -> Iterator[Scrape | No
         yield None
         return
     check_metrics()
-    from asyncq.observability.counting import forget_states, scrape_folder  # noqa: PLC0415 - an extra
+    from asyncq.observability.metrics.counting import forget_states, scrape_folder  # noqa: PLC0415 - an extra
 
     with tempfile.TemporaryDirectory(prefix="asyncq-metrics-") as name:
         folder = Path(name)

@@ -18,7 +18,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from asyncq.observability.metrics import scrape_of
+from asyncq.observability.metrics.registry import scrape_of
 
 __all__ = ["FOLDER_VARIABLE", "count_in", "forget_states", "scrape_folder"]
 
