@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import http.server
 import json
 import os
 import shutil
 import signal
 import socket
 import tempfile
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -261,6 +263,17 @@ async def test_a_port_in_the_code_of_an_app_is_refused_under_a_supervisor_that_c
     done = await shell.arun("worker", "coded:app", "--processes", "2")
     assert done.returncode == 2
     assert "--metrics-port, or ASYNCQ_METRICS_PORT" in done.stderr
+
+
+@pytest.mark.any_version
+def test_whoever_does_not_answer_or_is_somebody_else_is_told_in_words(in_process):
+    """A port where nobody listens, and one where something else does."""
+    done = in_process.run("health", "--port", "1")
+    assert (done.exit_code, done.output) == (1, "127.0.0.1:1 cannot be asked: Connection refused\n")
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        done = in_process.run("health", "--port", str(other.server_port))
+    assert (done.exit_code, "but not as a worker or a scheduler of asyncq" in done.output) == (1, True)
 
 
 @pytest.mark.any_version
