@@ -13,6 +13,7 @@ from dataclasses import replace
 from asyncq.broker import Delivery, Subscription
 from asyncq.clock import Clock
 from asyncq.errors import LeaseLost
+from asyncq.life import waited_s_of
 from asyncq.loggers import get_logger
 from asyncq.outcome import Failed, Failure, LostLease, Outcome
 from asyncq.worker.attempt import Attempt
@@ -20,7 +21,7 @@ from asyncq.worker.attempts import Attempts
 from asyncq.worker.execution import Executed, Execution
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.report import Report
-from asyncq.worker.settled import Observer, Settled, waited_s_of
+from asyncq.worker.settled import Observer, Settled
 from asyncq.worker.settlement import Settlement
 
 __all__ = ["Slot"]
