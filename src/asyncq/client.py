@@ -51,6 +51,7 @@ from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
+from asyncq.sends import SendObserver, Sent, outcome_of
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
@@ -78,6 +79,7 @@ class Client:
     Attributes:
         recorder: The same.
         canceller: Cancels tasks by their ids.
+        observers: Hear of each task that was sent, or was to be.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Client:
     ) -> None:
         self.recorder = recorder
         self.canceller = Canceller(broker, settings, clock)
+        self.observers: Sequence[SendObserver] = ()
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -185,6 +188,8 @@ class Client:
         errors = await self._broker.publish_many(
             [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
         )
+        for (publication, _), error in zip(prepared, errors, strict=True):
+            self._tell_observers(publication, error)
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -194,13 +199,24 @@ class Client:
         return [handle if error is None else error for (_, handle), error in zip(prepared, errors, strict=True)]
 
     async def _publish(self, signature: Signature[Any], publication: Publication) -> None:
-        await self._broker.publish(
-            publication.message,
-            publication.to,
-            delay=publication.delay,
-            timeout_s=self._settings.publish_timeout_s,
-        )
+        try:
+            await self._broker.publish(
+                publication.message,
+                publication.to,
+                delay=publication.delay,
+                timeout_s=self._settings.publish_timeout_s,
+            )
+        except Exception as error:
+            self._tell_observers(publication, error)
+            raise
+        self._tell_observers(publication, None)
         await self._note([(signature, publication.message)])
+
+    def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
+        if self.observers:
+            sent = Sent(publication.message.type, publication.to.queue, outcome_of(error))
+            for observe in self.observers:
+                observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
         """Write into the result store that the broker has these: only now is it known."""
