@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from asyncq.broker import Delivery
 from asyncq.context import ContextServices, TaskContext, running
@@ -28,6 +29,9 @@ from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.verdict import decide
 
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import AttemptSpan, Tracing
+
 __all__ = ["Executed", "Execution", "RunRules"]
 
 log = get_logger("asyncq.worker")
@@ -42,12 +46,14 @@ class RunRules:
         retry: The policies of tasks that have said nothing about theirs.
         revocations: The tasks that shall not run.
         repeats: The ticks that have run.
+        tracing: Makes their spans; None for none.
     """
 
     limits: Limits
     retry: RetryDefaults
     revocations: Revocations = field(default_factory=Revocations)
     repeats: Repeats = field(default_factory=Repeats)
+    tracing: Tracing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Executed:
         outcome: How it ended.
         holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
         record: What is noted of the attempt in the result store; None for nothing, or where nothing ran.
+        span: What traces tell of it; None for nothing.
     """
 
     delivery: Delivery
@@ -67,6 +74,7 @@ class Executed:
     outcome: Outcome
     holding: Attempt | None = None
     record: AttemptRecord | None = None
+    span: AttemptSpan | None = None
 
     @property
     def hold(self) -> bool:
@@ -155,6 +163,9 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
+        if self._rules.tracing is not None:
+            attempt.span = self._rules.tracing.attempt(delivery.message, delivery.queue, call.attempt)
+            attempt.span.enter(variables)
         start(attempt, args, call.kwargs, variables)
         return attempt
 
@@ -163,13 +174,15 @@ class Execution:
         ending = await attempt.ending()
         if isinstance(ending, LeaseGone):  # the attempt goes on, in the table and without this slot
             return Executed(delivery, attempt.number, LostLease())
+        if attempt.span is not None:
+            attempt.span.stop()
         self._attempts.remove(attempt)
         overdue = isinstance(ending, Overdue)
         if overdue:
             self._warn_overdue(attempt)
         outcome = decide(attempt, ending, self._rules.retry)
         holding = attempt if overdue and attempt.in_thread and attempt.given_up_for == "limit" else None
-        return Executed(delivery, attempt.number, outcome, holding, attempt.record)
+        return Executed(delivery, attempt.number, outcome, holding, attempt.record, attempt.span)
 
     def _warn_overdue(self, attempt: Attempt) -> None:
         log.warning(

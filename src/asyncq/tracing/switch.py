@@ -1,0 +1,58 @@
+"""Whether there are traces, and what asks for them when there may be none.
+
+Invariant: where tracing is off, nothing here imports `opentelemetry`, and what asks costs a look-up.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+from asyncq.errors import ConfigurationError
+from asyncq.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
+
+__all__ = ["current_ids", "tracing_of"]
+
+_API = "opentelemetry.trace"
+
+
+def tracing_of(settings: Settings) -> Tracing | None:
+    """Return what makes the spans of an app; None where tracing is off.
+
+    Args:
+        settings: `tracing` decides. None means: on where this program has set a tracer provider.
+
+    Raises:
+        ConfigurationError: Tracing is asked for, and OpenTelemetry is not installed.
+    """
+    if settings.tracing is False or (settings.tracing is None and not _has_provider()):
+        return None
+    if importlib.util.find_spec("opentelemetry") is None:
+        raise ConfigurationError(
+            "Tracing is switched on (tracing=True, ASYNCQ_TRACING or --tracing), and OpenTelemetry is not installed. "
+            "Install it: pip install 'asyncq[tracing]'."
+        )
+    from asyncq.tracing.spans import Tracing  # noqa: PLC0415 - its import takes time and memory
+
+    return Tracing(settings)
+
+
+def _has_provider() -> bool:
+    """Tell whether this program has set a tracer provider. Who has not imported OpenTelemetry has not."""
+    api = sys.modules.get(_API)
+    return api is not None and not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider)
+
+
+def current_ids() -> dict[str, str]:
+    """Return `trace_id` and `span_id` of the span that is current here, as hexadecimal digits; empty for none."""
+    api = sys.modules.get(_API)
+    if api is None:
+        return {}
+    context = api.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
