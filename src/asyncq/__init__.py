@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from asyncq.failed_task import FailedTask
+    from asyncq.middleware import AttemptInfo, CallNext, Middleware
+    from asyncq.outcome import Outcome
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
     from asyncq.schedule import At, Every
@@ -59,7 +61,9 @@ __all__ = [
     "AsyncQ",
     "AsyncQError",
     "At",
+    "AttemptInfo",
     "BrokerError",
+    "CallNext",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
@@ -68,8 +72,10 @@ __all__ = [
     "FailedTask",
     "Fixed",
     "Linear",
+    "Middleware",
     "NoResultStore",
     "NotSent",
+    "Outcome",
     "PartlyDone",
     "PartlySent",
     "ProcessDied",
@@ -109,7 +115,9 @@ _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
     "At": "asyncq.schedule",
+    "AttemptInfo": "asyncq.middleware",
     "BrokerError": "asyncq.errors",
+    "CallNext": "asyncq.middleware",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
@@ -118,8 +126,10 @@ _HOMES = {
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
     "Linear": "asyncq.retry",
+    "Middleware": "asyncq.middleware",
     "NoResultStore": "asyncq.errors",
     "NotSent": "asyncq.errors",
+    "Outcome": "asyncq.outcome",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
     "ProcessDied": "asyncq.errors",

@@ -21,6 +21,7 @@ from asyncq.importable import refuse_while_imported
 from asyncq.leadership import Leadership
 from asyncq.loggers import get_logger
 from asyncq.loop_thread import AppSync
+from asyncq.middleware import Middleware, checked_middleware
 from asyncq.options import QueueOptions, retry_defaults_of
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, recorder_of
@@ -65,6 +66,8 @@ class AsyncQ(SendingApp):
         schedules: When tasks run by themselves, by the task's name: a timing, such as `Cron("0 8 * * *")` or a number
             of seconds, or a mapping of `when`, `arguments`, the options of `schedule()` and those of a send.
         results: The URL of the result store, such as `sqlite:///results.db`; without it `ASYNCQ_RESULTS`, or none.
+        middleware: What runs around each attempt in a worker, from the outside to the inside: `async def` functions
+            of an `AttemptInfo` and a `CallNext`. See `asyncq.middleware`.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
 
     Raises:
@@ -90,6 +93,7 @@ class AsyncQ(SendingApp):
         queues: Mapping[str, QueueOptions] | None = None,
         schedules: Mapping[str, Any] | None = None,
         results: str | None = None,
+        middleware: Sequence[Middleware] = (),
         **settings: Any,
     ) -> None:
         super().__init__(name, include, self)
@@ -98,6 +102,7 @@ class AsyncQ(SendingApp):
         self.retry_defaults = retry_defaults_of(retry, queues or {})
         self.breakers = breaker_defaults_of(breaker, queues or {})
         self.schedules = Schedules(schedules or {}, self.settings.timezone)
+        self.middlewares = list(checked_middleware(middleware, "AsyncQ(middleware=...)"))
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
@@ -289,6 +294,17 @@ class AsyncQ(SendingApp):
         if queues is None:
             queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
         return Worker(self, self._open_client(), queues, self._clock)
+
+    def middleware(self, function: Middleware) -> Middleware:
+        """Let a function run around each attempt, inside of the middleware that the app has so far: `@app.middleware`.
+
+        A worker takes what there is when it starts.
+
+        Raises:
+            InvalidOption: It is no `async def` function of two parameters.
+        """
+        self.middlewares.extend(checked_middleware([function], "@app.middleware"))
+        return function
 
     def schedule(self, name: str, task: Signature[Any] | str, when: Any, **options: Unpack[ScheduleOptions]) -> None:
         """Let a task run by itself, wherever a scheduler runs: `asyncq scheduler`, or `asyncq worker --scheduler`.

@@ -14,6 +14,7 @@
     │   ├── NotOpen                    the app was not entered
     │   ├── WrongLoop                  the app is open in another event loop
     │   ├── BlockingCall               a blocking call on the event loop's own thread
+    │   ├── MiddlewareError            a middleware returned no outcome, or ran its attempt twice
     │   └── NoContext                  current_context() outside a task
     ├── BrokerError                    the broker said no, or nothing
     │   ├── BrokerUnavailable          cannot be reached; trying again may help
@@ -87,6 +88,7 @@ __all__ = [
     "LeaseLost",
     "MalformedMessage",
     "MessageTooLarge",
+    "MiddlewareError",
     "NoContext",
     "NoReply",
     "NoResultStore",
@@ -182,6 +184,10 @@ class WrongLoop(UsageError):
 
 class BlockingCall(UsageError):
     """A blocking call was made on the event loop's own thread, where it would wait for itself."""
+
+
+class MiddlewareError(UsageError):
+    """A middleware returned no outcome, or ran its attempt twice. It is recorded as the attempt's error."""
 
 
 class NoContext(UsageError):

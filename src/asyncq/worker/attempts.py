@@ -135,7 +135,7 @@ class Attempts:
     def _ended_late(self, attempt: Attempt) -> None:
         self._overdue.discard(attempt)
         self.remove(attempt)
-        if attempt.span is not None:
+        if attempt.span is not None and attempt.orphaned:  # else its slot has said how it ended
             attempt.span.end(LostLease())
         event = (
             "the task ended without a lease, so its outcome is dropped and it runs again"

@@ -1,6 +1,6 @@
 """Run one delivery to its outcome.
 
-    read (intake.py) ──▶ start (runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
+    read (intake.py) ──▶ start (around.py, runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
 
 Invariant: `execute` raises for nothing that a message or a task does, and it never acks: a delivery is settled by
 its slot, once, and only after its outcome is durable.
@@ -17,9 +17,11 @@ from asyncq.context import ContextServices, TaskContext, running
 from asyncq.errors import MalformedMessage
 from asyncq.loggers import get_logger
 from asyncq.message import Message, attempt_of
+from asyncq.middleware import Middleware
 from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome, Repeated
 from asyncq.retry import RetryDefaults
-from asyncq.worker.admission import Admission, Start
+from asyncq.worker.admission import Admission, Room
+from asyncq.worker.around import Around
 from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
@@ -27,10 +29,11 @@ from asyncq.worker.limits import LimitRules
 from asyncq.worker.recording import AttemptRecord, Recording
 from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
+from asyncq.worker.traces import Traces
 from asyncq.worker.verdict import decide
 
 if TYPE_CHECKING:
-    from asyncq.tracing.spans import AttemptSpan, Tracing
+    from asyncq.tracing.spans import AttemptSpan
 
 __all__ = ["Executed", "Execution", "RunRules"]
 
@@ -46,14 +49,16 @@ class RunRules:
         retry: The policies of tasks that have said nothing about theirs.
         revocations: The tasks that shall not run.
         repeats: The ticks that have run.
-        tracing: Makes their spans; None for none.
+        middleware: The app's, from the outside to the inside.
+        traces: Makes their spans.
     """
 
     limits: Limits
     retry: RetryDefaults
     revocations: Revocations = field(default_factory=Revocations)
     repeats: Repeats = field(default_factory=Repeats)
-    tracing: Tracing | None = None
+    middleware: tuple[Middleware, ...] = ()
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ class Execution:
         self._admission = admission
         self._rules = rules
         self._limits = LimitRules(rules.limits)
+        self._around = Around(rules.middleware, rules.retry)
         self._services = services
         self._recording = recording
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
@@ -137,10 +143,10 @@ class Execution:
                 number = call.attempt
                 if isinstance(call, Refusal):
                     return Executed(delivery, number, call.outcome)
-                start = await self._admission.admit(delivery, call.task)
-                if not callable(start):
-                    return Executed(delivery, number, start)
-                attempt = self._start(delivery, call, start)
+                room = await self._admission.admit(delivery, call.task)
+                if not isinstance(room, Room):
+                    return Executed(delivery, number, room)
+                attempt = self._start(delivery, call, room)
             return await self._follow(attempt)
         except Exception as error:
             log.exception("asyncq itself failed while it ran a task", task=delivery.message.type, queue=delivery.queue)
@@ -150,7 +156,7 @@ class Execution:
         """Hear how a delivery was settled. Raises nothing."""
         self._rules.repeats.ended(executed.delivery.message, outcome)
 
-    def _start(self, delivery: Delivery, call: Call, start: Start) -> Attempt:
+    def _start(self, delivery: Delivery, call: Call, room: Room) -> Attempt:
         task = call.task
         limits = self._limits.of(task, delivery.message)
         deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
@@ -163,10 +169,8 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
-        if self._rules.tracing is not None:
-            attempt.span = self._rules.tracing.attempt(delivery.message, delivery.queue, call.attempt)
-            attempt.span.enter(variables)
-        start(attempt, args, call.kwargs, variables)
+        self._rules.traces.begin(attempt, variables)
+        self._around.start(room, attempt, args, call.kwargs, variables)
         return attempt
 
     async def _follow(self, attempt: Attempt) -> Executed:

@@ -20,6 +20,7 @@ from asyncq.worker.execution import Executed, Execution
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.report import Report
 from asyncq.worker.settlement import Settlement
+from asyncq.worker.traces import Traces, current
 
 __all__ = ["Slot"]
 
@@ -36,13 +37,22 @@ class Slot:
         settlement: Settles them.
         attempts: Counts how they ended.
         clock: For durations.
+        traces: Makes the spans of what never began.
     """
 
-    def __init__(self, execution: Execution, settlement: Settlement, attempts: Attempts, clock: Clock) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        settlement: Settlement,
+        attempts: Attempts,
+        clock: Clock,
+        traces: Traces | None = None,
+    ) -> None:
         self._execution = execution
         self._settlement = settlement
         self._outcomes = attempts.outcomes
         self._clock = clock
+        self._traces = traces or Traces()
         self._report = Report()
 
     async def loop(self, subscription: Subscription, breaker: QueueBreaker | None = None) -> None:
@@ -65,7 +75,10 @@ class Slot:
         executed, parked = Executed(delivery, 1, LostLease()), False
         try:
             executed = await self._execution.execute(delivery)
-            outcome = await self._settlement.settle(executed)
+            if executed.span is None and (span := self._traces.of_end(delivery, executed.number, executed.outcome)):
+                executed = replace(executed, span=span)
+            with current(executed.span):
+                outcome = await self._settlement.settle(executed)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - parked below, with its traceback
             _raise_if_cancelled(error)
             parked = True
@@ -74,7 +87,10 @@ class Slot:
             self._outcomes[type(outcome).__name__] += 1
             if not parked:
                 self._execution.ended(executed, outcome)
-            self._report.write(executed, outcome, self._clock.monotonic() - started)
+            with current(executed.span):
+                self._report.write(executed, outcome, self._clock.monotonic() - started)
+            if executed.span is not None:
+                executed.span.end(outcome)
         except Exception:
             log.exception("the end of a delivery could not be reported", queue=delivery.queue)
         if breaker is not None:  # what it judges is the attempt, not what became of the message

@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -28,6 +28,7 @@ from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
+from asyncq.middleware import Middleware
 from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
@@ -54,7 +55,11 @@ from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
 
 __all__ = ["RunningTask", "Worker", "WorkerApp", "WorkerStats"]
 
@@ -92,8 +97,18 @@ class WorkerApp(Protocol):
         ...
 
     @property
+    def tracing(self) -> Tracing | None:
+        """What makes its spans, if it has any."""
+        ...
+
+    @property
     def breakers(self) -> BreakerDefaults:
         """When the slots of its queues pause."""
+        ...
+
+    @property
+    def middlewares(self) -> Sequence[Middleware]:
+        """What runs around each attempt, from the outside to the inside."""
         ...
 
 
@@ -421,10 +436,14 @@ class Worker:
         bridge = LoopBridge(asyncio.get_running_loop())
         services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
-        rules = RunRules(limits, self._app.retry_defaults, self._revocations, Repeats(self._app.recorder))
+        repeats = Repeats(self._app.recorder)
+        traces, middleware = Traces(self._app.tracing), tuple(self._app.middlewares)
+        rules = RunRules(limits, self._app.retry_defaults, self._revocations, repeats, middleware, traces)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
-        publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
+        publishing = Publishing(
+            broker, clock, self._app.tracing, timeout_s=timeout_s, delivery_limit=settings.delivery_limit
+        )
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         max_result_bytes = settings.max_result_bytes
         settlement = Settlement(publishing, callbacks, self._recording, clock, self._name, max_result_bytes)
-        return Slot(execution, settlement, self._attempts, clock)
+        return Slot(execution, settlement, self._attempts, clock, traces)
