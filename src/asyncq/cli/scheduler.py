@@ -19,6 +19,7 @@ import typer
 from asyncq.app import AsyncQ
 from asyncq.cli.options import BrokerUrlOption, override
 from asyncq.cli.text import printable, safe_urls
+from asyncq.cli.tracing import TracingOption, trace
 from asyncq.cli.version import asyncq_version
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
@@ -36,12 +37,14 @@ def scheduler(
     log_format: Annotated[
         LogFormat, typer.Option(help="For people, or one JSON object a line for machines.")
     ] = LogFormat.CONSOLE,
+    tracing: TracingOption = False,
     broker_url: BrokerUrlOption = None,
 ) -> None:
     """Send an app's scheduled tasks when they are due. Run as many as you like: one leads."""
     configure_logging(log_level, log_format)
     app = load_app(target)
     override(app, broker_url=broker_url)
+    trace(app, wanted=tracing)
     asyncio.run(_serve(app, target, as_log=log_format is LogFormat.JSON))
 
 

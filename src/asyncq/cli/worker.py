@@ -25,6 +25,7 @@ from asyncq.cli.serving import serve, tell
 from asyncq.cli.stopping import nothing_to_drain
 from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, supervise
 from asyncq.cli.text import printable, safe_urls
+from asyncq.cli.tracing import TracingOption, trace
 from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
@@ -88,6 +89,7 @@ def worker(  # noqa: PLR0913 - the options of the command
         float | None,
         typer.Option(metavar="SECONDS", min=0, help="How long running tasks may finish after the first SIGTERM."),
     ] = None,
+    tracing: TracingOption = False,
     scheduler: Annotated[
         bool, typer.Option("--scheduler", help="Run a scheduler beside it; of all that run, one sends what is due.")
     ] = False,
@@ -113,6 +115,7 @@ def worker(  # noqa: PLR0913 - the options of the command
                 "log-level": log_level,
                 "log-format": log_format,
                 "drain-timeout": drain_timeout,
+                "tracing": tracing or None,
                 "scheduler": scheduler or None,
             }
             # By the environment: what is on a command line, every user of the machine can read.
@@ -128,6 +131,7 @@ def worker(  # noqa: PLR0913 - the options of the command
             with nothing_to_drain():
                 app = load_app(target)
                 override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
+                trace(app, wanted=tracing)
                 queues = _queues(app, queue or [])
                 _introduce(app, target, queues, as_log=as_log, link=link)
                 serving = serve(app, queues, link, max_tasks=max_tasks, as_log=as_log, scheduler=scheduler)

@@ -22,6 +22,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from asyncq.errors import InvalidOption
+from asyncq.tracing.switch import current_ids
 
 __all__ = ["LogFormat", "LogLevel", "configure_logging"]
 
@@ -72,7 +73,8 @@ def configure_logging(level: str = "info", format: str = "console") -> None:  # 
     if format not in list(LogFormat):
         raise InvalidOption(f"There is no log format {format!r}. Formats: {', '.join(LogFormat)}.")
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    stamps: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _name]
+    merge = structlog.contextvars.merge_contextvars
+    stamps: list[Processor] = [merge, structlog.processors.add_log_level, _name, _trace]
     ending = _json_ending() if format == LogFormat.JSON else _console_ending(colors=_has_colours())
     structlog.configure(
         processors=[*stamps, *ending],
@@ -146,6 +148,13 @@ def _name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     name = record.name if record is not None else getattr(logger, "name", None)
     if name is not None:
         event["logger"] = name
+    return event
+
+
+def _trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say which span a line belongs to, where there are traces."""
+    for name, value in current_ids().items():
+        event.setdefault(name, value)
     return event
 
 

@@ -110,7 +110,6 @@ def _message_attributes(message: Message, operation: str) -> Attributes:
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
         "messaging.message.conversation_id": message.task_id,
-        "messaging.message.body.size": len(message.body),
         "asyncq.task": message.type,
     }
     if message.message_id is not None:
@@ -147,6 +146,11 @@ def outcome_attributes(outcome: Outcome) -> Attributes:
         case _:
             pass
     return attributes
+
+
+def short(type_name: str) -> str:
+    """Return the name of an exception's type as traces write it: those of Python itself without their module."""
+    return type_name.removeprefix("builtins.")
 
 
 def failure_of(outcome: Outcome) -> Failure | None:

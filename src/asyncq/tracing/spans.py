@@ -38,6 +38,7 @@ from asyncq.tracing.attributes import (
     outcome_attributes,
     send_attributes,
     server_attributes,
+    short,
 )
 
 __all__ = ["AttemptSpan", "Batch", "Tracing", "remote_context"]
@@ -107,13 +108,14 @@ class AttemptSpan:
             span.set_attributes(outcome_attributes(outcome))
             failure = failure_of(outcome)
             if failure is not None:
-                span.set_attribute("error.type", failure.type)
+                kind = short(failure.type)
+                span.set_attribute("error.type", kind)
                 # An error that quotes the task's arguments is told by its type alone.
                 told = {} if failure.quotes_arguments else {"exception.message": failure.message}
                 if failure.traceback and not failure.quotes_arguments:
                     told["exception.stacktrace"] = failure.traceback
-                span.add_event("exception", {"exception.type": failure.type, **told})
-                span.set_status(Status(StatusCode.ERROR, told.get("exception.message", failure.type)))
+                span.add_event("exception", {"exception.type": kind, **told})
+                span.set_status(Status(StatusCode.ERROR, told.get("exception.message", kind)))
         span.end(self._end_ns)
 
 
@@ -247,4 +249,4 @@ def _current(span: Span) -> Iterator[None]:
 
 def _name_of(error: BaseException) -> str:
     kind = type(error)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return short(f"{kind.__module__}.{kind.__qualname__}")

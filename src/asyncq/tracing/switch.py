@@ -1,12 +1,14 @@
-"""Whether there are traces, and what asks for them when there may be none.
+"""Whether there are traces, and what asks for the current one when there may be none.
 
 Invariant: where tracing is off, nothing here imports `opentelemetry`, and what asks costs a look-up.
 """
 
 from __future__ import annotations
 
+import contextvars
 import importlib.util
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from asyncq.errors import ConfigurationError
@@ -15,7 +17,7 @@ from asyncq.settings import Settings
 if TYPE_CHECKING:
     from asyncq.tracing.spans import Tracing
 
-__all__ = ["current_ids", "tracing_of"]
+__all__ = ["current_carrier", "current_ids", "enter", "tracing_of"]
 
 _API = "opentelemetry.trace"
 
@@ -45,6 +47,32 @@ def _has_provider() -> bool:
     """Tell whether this program has set a tracer provider. Who has not imported OpenTelemetry has not."""
     api = sys.modules.get(_API)
     return api is not None and not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider)
+
+
+def current_carrier() -> dict[str, str]:
+    """Return the trace context that is current here as headers, for another process; empty where there is none."""
+    if _API not in sys.modules:
+        return {}
+    from opentelemetry import propagate  # noqa: PLC0415 - it is imported already
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier
+
+
+def enter(carrier: Mapping[str, str], variables: contextvars.Context) -> None:
+    """Make a trace context of another process the current one for all that runs with these context variables.
+
+    Args:
+        carrier: What `current_carrier` has returned there. An empty one changes nothing.
+        variables: The context variables.
+    """
+    if carrier:
+        from opentelemetry.context import attach  # noqa: PLC0415 - for who has traces only
+
+        from asyncq.tracing.spans import remote_context  # noqa: PLC0415
+
+        variables.run(attach, remote_context(carrier))
 
 
 def current_ids() -> dict[str, str]:
