@@ -82,10 +82,11 @@ def _exporter(name: str) -> SpanExporter:
     wanted = _otlp() if name == "otlp" else name
     found = next(iter(entry_points(group=_EXPORTERS, name=wanted)), None)
     if found is None:
-        known = ", ".join(sorted({"otlp", "none"} | {item.name for item in entry_points(group=_EXPORTERS)}))
+        known = ", ".join(sorted({"none"} | {item.name for item in entry_points(group=_EXPORTERS)}))
+        package = f"opentelemetry-exporter-{wanted.replace('_', '-')}"
         raise ConfigurationError(
-            f"OTEL_TRACES_EXPORTER asks for {name!r}, and no exporter {wanted!r} is installed. Installed: {known}. "
-            f"For OTLP: {_INSTALL}."
+            f"Traces are to be exported by {wanted!r} (OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_PROTOCOL), and no such "
+            f"exporter is installed. Perhaps it is in the package {package}. Installed: {known}."
         )
     try:
         exporter: SpanExporter = found.load()()
