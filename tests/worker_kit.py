@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,6 +175,7 @@ class Kit:
         places: int = 4,
         recorder: Recorder | None = None,
         middleware: Sequence[Middleware] = (),
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.clock = ManualClock()
@@ -190,8 +192,16 @@ class Kit:
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         self.revocations = Revocations(self.clock, keep_s=3600)
         limits = Limits(self.clock, time_limit_s)
-        traces, repeats = Traces(tracing), Repeats(recorder)
-        rules = RunRules(limits, defaults or RetryDefaults(), self.revocations, repeats, tuple(middleware), traces)
+        traces = Traces(tracing)
+        rules = RunRules(
+            limits,
+            defaults or RetryDefaults(),
+            self.revocations,
+            Repeats(recorder),
+            tuple(middleware),
+            {} if overrides is None else overrides,
+            traces,
+        )
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
         self.processes = ProcessPool(2, sender)
         self.admission = Admission(self.threads, self.processes, Concurrency(self.clock), self.revocations)
@@ -263,6 +273,11 @@ class App:
     recorder: Recorder | None = None
     middlewares: Sequence[Middleware] = ()
     tracing: Tracing | None = None
+    dependency_overrides: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    lifespan: AbstractAsyncContextManager[Any] | None = None
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        return self.lifespan
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

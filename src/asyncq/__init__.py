@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncq.cron import Cron
     from asyncq.dead_letters.filters import DeadLetterFilter
     from asyncq.dead_letters.reports import PurgeReport, ReplayReport
+    from asyncq.dependencies import Depends
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
@@ -67,6 +68,7 @@ __all__ = [
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
+    "Depends",
     "Every",
     "Exponential",
     "FailedTask",
@@ -121,6 +123,7 @@ _HOMES = {
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
+    "Depends": "asyncq.dependencies",
     "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
     "FailedTask": "asyncq.failed_task",

@@ -21,6 +21,7 @@ PUBLIC = [
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
+    "Depends",
     "Every",
     "Exponential",
     "FailedTask",

@@ -1,8 +1,9 @@
-"""Middleware around the code of an attempt.
+"""Middleware and dependencies around the code of an attempt.
 
-    Attempt begins ──▶ outermost middleware ──▶ ... ──▶ innermost ──▶ the code, where its kind of task runs
-                                                                         │
-    Attempt ends   ◀── outermost middleware ◀── ... ◀── innermost ◀── its outcome
+    Attempt begins ──▶ outermost middleware ──▶ ... ──▶ innermost ──▶ dependencies are made ──▶ the code, in its loop,
+                                                                                                 thread or process
+                                                                                                    │
+    Attempt ends   ◀── outermost middleware ◀── ... ◀── innermost ◀── dependencies are closed ◀── its end
 
 All of it belongs to the attempt: its time limit, a cancellation and the drain reach a middleware that waits as they
 reach the code. A thread that goes on after its limit is given up as ever; its middleware hears of the end when the
@@ -16,19 +17,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from asyncq.errors import MiddlewareError
 from asyncq.middleware import AttemptInfo, Middleware, name_of_middleware
 from asyncq.outcome import Outcome
 from asyncq.retry import RetryDefaults
 from asyncq.worker.admission import Room
-from asyncq.worker.attempt import Attempt, Decided, Overdue, Raised, Returned
+from asyncq.worker.attempt import AnyTask, Attempt, Decided, Overdue, Raised, Returned
 from asyncq.worker.runners import run_coroutine
 from asyncq.worker.verdict import decide
 
-__all__ = ["Around"]
+if TYPE_CHECKING:
+    from asyncq.worker.injection import Injector
+
+__all__ = ["Around", "Overrides"]
+
+Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 class Around:
@@ -37,11 +44,24 @@ class Around:
     Args:
         middleware: The app's, from the outside to the inside. A task's own is inside of it.
         defaults: The retry policies of tasks that have none of their own: what a middleware raises goes by them.
+        overrides: What stands in for which dependency, now or later.
     """
 
-    def __init__(self, middleware: Sequence[Middleware], defaults: RetryDefaults) -> None:
+    def __init__(self, middleware: Sequence[Middleware], defaults: RetryDefaults, overrides: Overrides) -> None:
         self._middleware = tuple(middleware)
         self._defaults = defaults
+        self._overrides = overrides
+        self._injector: Injector | None = None
+
+    def prepare(self, tasks: Iterable[AnyTask]) -> None:
+        """Look at what tasks depend on, before any of them runs.
+
+        Raises:
+            TaskDefinitionError: It cannot be had.
+        """
+        for task in tasks:
+            if task.arguments.dependencies:
+                self._injecting().prepare(task)
 
     def start(
         self, room: Room, attempt: Attempt, args: Sequence[Any], kwargs: Mapping[str, Any], context: contextvars.Context
@@ -56,52 +76,55 @@ class Around:
             context: The context variables that the code sees, and the middleware before it.
         """
         chain = self._middleware + attempt.task.run.middleware
-        if not chain:
+        depends = attempt.task.arguments.dependencies
+        if not chain and not depends:
             room.start(attempt, args, kwargs, context)
             return
-        run = _Run(chain, room, attempt, args, kwargs, self._defaults)
+        injector = self._injecting() if depends else None
+        run = _Run(chain, room, attempt, args, kwargs, self._defaults, injector)
         attempt.code = asyncio.get_running_loop().create_task(run.all(), name=attempt.task.name, context=context)
         attempt.code.add_done_callback(run.give_back_unused)
 
+    def _injecting(self) -> Injector:
+        if self._injector is None:
+            from asyncq.worker.injection import Injector  # noqa: PLC0415 - fast-depends is for who needs it only
 
+            self._injector = Injector(self._overrides)
+        return self._injector
+
+
+@dataclass(slots=True, eq=False)
 class _Run:
-    """One attempt with its middleware."""
+    """One attempt with its middleware and its dependencies."""
 
-    def __init__(
-        self,
-        chain: tuple[Middleware, ...],
-        room: Room,
-        attempt: Attempt,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        defaults: RetryDefaults,
-    ) -> None:
-        self._chain = chain
-        self._room = room
-        self._attempt = attempt
-        self._args = args
-        self._kwargs = kwargs
-        self._defaults = defaults
-        self._began = False
-        delivery = attempt.delivery
-        self._info = AttemptInfo(
-            delivery.message, delivery.queue, attempt.number, delivery.deliveries, attempt.began_ms
-        )
+    chain: tuple[Middleware, ...]
+    room: Room
+    attempt: Attempt
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    defaults: RetryDefaults
+    injector: Injector | None
+    began: bool = False
 
     async def all(self) -> None:
         """Run it, and tell the attempt how it ended."""
-        self._attempt.code_ended(Decided(await self._from(0)))
+        attempt, delivery = self.attempt, self.attempt.delivery
+        message, deliveries = delivery.message, delivery.deliveries
+        info = AttemptInfo(message, delivery.queue, attempt.number, deliveries, attempt.began_ms)
+        attempt.code_ended(Decided(await self._from(0, info)))
 
     def give_back_unused(self, _: object) -> None:
         """Give the room back where the code has not begun: no middleware has called it, or none had its turn."""
-        if not self._began:
-            self._room.give_back()
+        if not self.began:
+            self.room.give_back()
 
-    async def _from(self, position: int) -> Outcome:
-        """Run the middleware at a position, with all that is inside of it."""
-        if position == len(self._chain):
-            return self._outcome(await self._code())
-        middleware = self._chain[position]
+    async def _from(self, position: int, info: AttemptInfo) -> Outcome:
+        """Run the middleware at a position, with all that is inside of it. Nothing is raised."""
+        if position == len(self.chain):
+            if self.injector is None:
+                return self._outcome(await self._code(self.kwargs))
+            return self._outcome(await self.injector.run(self.attempt, self.kwargs, self._code))
+        middleware = self.chain[position]
         inside: list[Outcome | None] = []
 
         async def call_next() -> Outcome:
@@ -111,11 +134,11 @@ class _Run:
                     "once; to run the task again, raise Retry(...)."
                 )
             inside.append(None)
-            outcome = inside[0] = await self._from(position + 1)
+            outcome = inside[0] = await self._from(position + 1, info)
             return outcome
 
         try:
-            outcome = await middleware(self._info, call_next)
+            outcome = await middleware(info, call_next)
             if not isinstance(outcome, Outcome):
                 raise MiddlewareError(  # noqa: TRY301 - as if the middleware had raised it
                     f"The middleware {name_of_middleware(middleware)} has returned {outcome!r}, not an Outcome. End it "
@@ -125,31 +148,31 @@ class _Run:
             raise
         except BaseException as error:  # noqa: BLE001 - the invariant of this module
             done = inside[0] if inside else None
-            if done is not None and isinstance(error, asyncio.CancelledError) and self._attempt.interrupted is not None:
+            if done is not None and isinstance(error, asyncio.CancelledError) and self.attempt.interrupted is not None:
                 return done  # the work was done: the time of its middleware being over does not undo it
             return self._outcome(Raised(error))
         return outcome
 
-    async def _code(self) -> Returned | Raised:
-        attempt = self._attempt
+    async def _code(self, kwargs: Mapping[str, Any]) -> Returned | Raised:
+        attempt = self.attempt
         if attempt.interrupted is not None and attempt.given_up_for is not None:
             return Raised(asyncio.CancelledError())  # a middleware has kept the cancellation to itself
-        self._began = True
+        self.began = True
         if attempt.task.runs_in == "loop":
-            ending = await run_coroutine(attempt, self._args, self._kwargs)
+            ending = await run_coroutine(attempt, self.args, kwargs)
             attempt.on_soft_limit = None  # from here on it would interrupt a middleware
             return ending
         # A thread and a process are told to stop in their own ways, not by a cancellation of this asyncio task.
         here, attempt.code = attempt.code, None
         attempt.inner_end = asyncio.get_running_loop().create_future()
-        self._room.start(attempt, self._args, self._kwargs, contextvars.copy_context())
+        self.room.start(attempt, self.args, kwargs, contextvars.copy_context())
         ending = await attempt.inner_end
         attempt.code = here
         return ending
 
     def _outcome(self, ending: Returned | Raised) -> Outcome:
-        attempt = self._attempt
+        attempt = self.attempt
         if attempt.is_given_up:  # settled already; what nobody waits for any more must not keep the slot
             attempt.code_ended(ending)
-            return decide(attempt, Overdue(), self._defaults)
-        return decide(attempt, ending, self._defaults)
+            return decide(attempt, Overdue(), self.defaults)
+        return decide(attempt, ending, self.defaults)

@@ -9,6 +9,8 @@ its slot, once, and only after its outcome is durable.
 from __future__ import annotations
 
 import contextvars
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,8 @@ from asyncq.middleware import Middleware
 from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome, Repeated
 from asyncq.retry import RetryDefaults
 from asyncq.worker.admission import Admission, Room
-from asyncq.worker.around import Around
-from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
+from asyncq.worker.around import Around, Overrides
+from asyncq.worker.attempt import AnyTask, Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
 from asyncq.worker.limits import LimitRules
@@ -50,6 +52,7 @@ class RunRules:
         revocations: The tasks that shall not run.
         repeats: The ticks that have run.
         middleware: The app's, from the outside to the inside.
+        overrides: What stands in for which dependency.
         traces: Makes their spans.
     """
 
@@ -58,6 +61,7 @@ class RunRules:
     revocations: Revocations = field(default_factory=Revocations)
     repeats: Repeats = field(default_factory=Repeats)
     middleware: tuple[Middleware, ...] = ()
+    overrides: Overrides = field(default_factory=dict)
     traces: Traces = field(default_factory=Traces)
 
 
@@ -113,10 +117,19 @@ class Execution:
         self._admission = admission
         self._rules = rules
         self._limits = LimitRules(rules.limits)
-        self._around = Around(rules.middleware, rules.retry)
+        self._around = Around(rules.middleware, rules.retry, rules.overrides)
         self._services = services
         self._recording = recording
+        self._tells_start = log.is_enabled_for(logging.DEBUG)  # asked once: this is the fast path
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
+
+    def prepare(self, tasks: Iterable[AnyTask]) -> None:
+        """Look at what tasks depend on, before any of them runs.
+
+        Raises:
+            TaskDefinitionError: It cannot be had.
+        """
+        self._around.prepare(tasks)
 
     async def execute(self, delivery: Delivery) -> Executed:
         """Run one delivery, or wait for the attempt that already runs for it.
@@ -170,6 +183,10 @@ class Execution:
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
         self._rules.traces.begin(attempt, variables)
+        if self._tells_start:
+            message = delivery.message
+            keys = {"task": task.name, "task_id": message.task_id, "attempt": call.attempt, "queue": delivery.queue}
+            log.debug("task started", **keys, limit_s=round(limits.limit_s, 3))
         self._around.start(room, attempt, args, call.kwargs, variables)
         return attempt
 

@@ -258,6 +258,7 @@ class Wrote:
         event: The text.
         values: What belongs to it, as JSON has it; None where the record has only its text.
         trace: A traceback as text.
+        task: What the line says of the task that has written it, and of its span.
     """
 
     logger: str
@@ -265,3 +266,4 @@ class Wrote:
     event: str
     values: dict[str, Any] | None
     trace: str | None
+    task: dict[str, Any]
