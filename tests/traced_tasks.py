@@ -28,3 +28,8 @@ def pass_on_in_a_process(ctx: TaskContext, task: str) -> str:
     """Send a task from the process, and return the span that is current there."""
     ctx.sync.send(Signature(name=task, body=b"{}", queue=ctx.queue, reply=False, decode=bytes))
     return current_span()
+
+
+def log_in_a_process(ctx: TaskContext) -> str:
+    ctx.log.warning("in a process")
+    return current_span()

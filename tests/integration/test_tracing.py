@@ -374,17 +374,22 @@ async def test_log_lines_say_their_trace_and_span(broker_url, spans, monkeypatch
         logging.getLogger("mine").warning("by the standard library")
         return traced_tasks.current_span()
 
+    apart = app.task(run_in="process", pass_context=True)(traced_tasks.log_in_a_process)
     before = logging.getLogger().handlers[:]
     with _logging_restored(monkeypatch):
         configure_logging("info", "json")
         async with working(app):
             told = await work.call()
+            told_apart = await apart.call()
             await spans.ended("process shop.work")
+            await spans.ended("process shop.log_in_a_process")
     assert logging.getLogger().handlers == before
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    for event in ("by the context", "by the standard library", "task succeeded"):
-        (line,) = [line for line in lines if line["event"] == event]
-        assert f"{line['trace_id']} {line['span_id']}" == told
+    own = [line for line in lines if line.get("task") == "shop.work" or line["logger"] == "mine"]
+    assert [line["event"] for line in own] == ["by the context", "by the standard library", "task succeeded"]
+    assert {f"{line['trace_id']} {line['span_id']}" for line in own} == {told}
+    (line,) = [line for line in lines if line["event"] == "in a process"]
+    assert f"{line['trace_id']} {line['span_id']}" == told_apart
     (line,) = [line for line in lines if line["event"] == "worker consumes"]
     assert "trace_id" not in line
 
