@@ -51,22 +51,6 @@ async def order(order: int) -> str:
     return handle.id
 """
 
-TICKING = """
-import asyncio
-
-from asyncq import AsyncQ, Every
-
-app = AsyncQ("shop")
-
-
-@app.task
-async def tick() -> None:
-    await asyncio.sleep(0.3)  # so that one process cannot take them all
-
-
-app.schedule("often", tick.s(), Every(0.1))
-"""
-
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -98,7 +82,8 @@ def web_service(shell, environment):
 async def test_one_trace_from_the_web_request_to_the_end_of_the_last_task(shell, receiver):
     """Through a retry and a follow-up, in four processes.
 
-    It takes some seconds, because it starts them all.
+    They are the service's, that of a worker under a supervisor, a worker's, and a task's own. It takes some seconds,
+    because it starts them all.
     """
     (shell.folder / "shop.py").write_text(SHOP)
     (shell.folder / "service.py").write_text(SERVICE)
@@ -110,10 +95,10 @@ async def test_one_trace_from_the_web_request_to_the_end_of_the_last_task(shell,
     }
     workers = [
         shell.start(
-            *("worker", "shop:app", "--queue", queue, "--tracing"),
+            *("worker", "shop:app", "--queue", queue, "--tracing", *more),
             environment={**otel, "OTEL_SERVICE_NAME": f"{queue}-worker"},
         )
-        for queue in ("bank", "mail")
+        for queue, more in (("bank", ["--processes", "1"]), ("mail", []))
     ]
     web = {
         **otel,
@@ -150,28 +135,6 @@ async def test_one_trace_from_the_web_request_to_the_end_of_the_last_task(shell,
     logged = re.findall(r"trace_id=(\w+)", workers[0].stderr + workers[1].stderr)
     assert set(logged) == {TRACE}
     assert len(logged) == 3  # a retry, two successes
-
-
-async def test_worker_processes_and_the_scheduler_beside_them_export_too(shell, receiver):
-    """The supervisor hands the option on."""
-    (shell.folder / "shop.py").write_text(TICKING)
-    environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
-    }
-    options = ("--processes", "2", "--slots", "1", "--scheduler", "--tracing")
-    supervisor = shell.start("worker", "shop:app", *options, environment=environment)
-
-    def processes(name):
-        return {span.resource["process.pid"] for span in receiver.spans() if span.name == name}
-
-    await eventually(lambda: len(processes("process shop.tick")) == 2 or supervisor._must_live(), 60)
-    assert len(processes("send shop.tick")) == 1
-    assert supervisor.process.pid not in processes("process shop.tick")
-    assert {span.service for span in receiver.spans()} == {"shop"}  # the app's name, where nothing else is said
-    supervisor.signal()
-    assert await supervisor.ends(40) in {0, 5}
 
 
 @pytest.mark.parametrize("command", [("worker",), ("scheduler",)])

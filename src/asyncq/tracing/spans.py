@@ -134,16 +134,17 @@ class Tracing:
     # --- sending
 
     @contextmanager
-    def sending(self, publication: Publication) -> Iterator[Publication]:
+    def sending(self, publication: Publication, *, renew: bool = False) -> Iterator[Publication]:
         """Make a span around the publish of one message.
 
         Args:
             publication: What is to be sent. A trace context that the sender has put into its headers stays.
+            renew: Whether it does not, because it is no sender's but was handed on.
 
         Yields:
             What to publish: the message with the span's context in its headers.
         """
-        own = _own_context(publication.message)
+        own = None if renew else _own_context(publication.message)
         span = self._tracer.start_span(
             f"send {publication.message.type}",
             kind=SpanKind.PRODUCER if own is None else SpanKind.CLIENT,
@@ -154,11 +155,12 @@ class Tracing:
             yield publication if own is not None else _with_context_of(span, publication)
 
     @contextmanager
-    def sending_many(self, publications: Sequence[Publication]) -> Iterator[Batch]:
+    def sending_many(self, publications: Sequence[Publication], *, renew: bool = False) -> Iterator[Batch]:
         """Make a span for each message, and one around the publish of them all.
 
         Args:
             publications: What is to be sent.
+            renew: As of `sending`.
 
         Yields:
             What to publish, and where to put what became of it.
@@ -166,7 +168,7 @@ class Tracing:
         created: list[Publication] = []
         links: list[Link] = []
         for publication in publications:
-            own = _own_context(publication.message)
+            own = None if renew else _own_context(publication.message)
             if own is None:
                 span = self._tracer.start_span(
                     f"create {publication.message.type}",

@@ -163,7 +163,7 @@ class Publishing:
 
     def _sending(self, publication: Publication) -> AbstractContextManager[Publication]:
         """Make a span, where there are traces, around the publish of a task that follows; yield what to publish."""
-        return nullcontext(publication) if self._tracing is None else self._tracing.sending(publication)
+        return nullcontext(publication) if self._tracing is None else self._tracing.sending(publication, renew=True)
 
     async def _persist(
         self,
