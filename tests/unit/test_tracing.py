@@ -9,8 +9,10 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import StatusCode
 
+from asyncq import AsyncQ
 from asyncq.broker import Delay, Exchange, Publication, Queue
 from asyncq.errors import ConfigurationError
 from asyncq.message import Message
@@ -39,7 +41,7 @@ from asyncq.tracing.spans import Tracing
 from asyncq.tracing.switch import current_carrier, current_ids, enter, tracing_of
 from asyncq.worker.attempt import GRACE_S
 from recorded_spans import RecordedSpans
-from support import eventually
+from support import eventually, working
 from worker_kit import make_kit, make_message
 
 FAILURE = Failure("builtins.ValueError", "wrong", "Traceback ...")
@@ -227,28 +229,31 @@ async def test_code_that_is_given_up_has_ended_for_its_trace(spans):
     assert len(spans.named("process work")) == 1
 
 
-class _Broken(Tracing):
-    def attempt(self, *_):
-        raise RuntimeError("a sampler of the user's")
+class Broken(Sampler):
+    """A sampler of a user's that has a bug."""
+
+    def should_sample(self, *_, **__):
+        raise RuntimeError("no idea")
+
+    def get_description(self):
+        return "broken"
 
 
-async def test_a_span_that_cannot_be_made_costs_no_task(spans, caplog):
+@pytest.mark.parametrize("sending", ["one", "many"])
+async def test_a_span_that_cannot_be_made_costs_no_send_and_no_task(monkeypatch, caplog, sending):
     """The log says it; the trace lacks it."""
-    kit = await make_kit(tracing=_Broken(load_settings()))
-    done = []
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", TracerProvider(Broken(), shutdown_on_exit=False))
+    app = AsyncQ("shop", broker=f"memory://broken-{sending}")
 
-    @kit.task()
-    async def work() -> None:
-        done.append(1)
+    @app.task
+    async def work() -> int:
+        return 1
 
-    kit.broker.put("work", make_message("work"))
-    async with kit.broker.consume("work", slots=1) as subscription:
-        loop = asyncio.create_task(kit.slot.loop(subscription))
-        await eventually(lambda: kit.attempts.outcomes == {"Succeeded": 1})
-        await subscription.stop()
-        await asyncio.wait_for(loop, 5)
-    assert done == [1]
-    assert "a span could not be made" in caplog.text
+    async with working(app):
+        handles = [await work.send()] if sending == "one" else await app.send_many([work.s(), work.s()])
+        for handle in handles:
+            assert await handle.result(timeout=30) == 1
+    assert caplog.text.count("a span could not be made") == 1 + len(handles)
 
 
 # --- the provider of asyncq's own programs

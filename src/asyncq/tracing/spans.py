@@ -8,8 +8,8 @@ all attempts of a task are children of its one send, in one trace, whenever and 
 this the creation context, which nobody on the way may change, and allow it as the parent of single messages' process
 spans; a link to it, which they ask for in any case, is there as well.
 
-Invariant: what a user's own propagator, sampler or exporter does wrong is theirs to raise where it is theirs; a header
-that is no trace context is no error here, but the beginning of a trace.
+Invariant: nothing here fails a send or a task. A header that is no trace context begins a trace; where a propagator or
+a sampler of the program's raises, the log says so, and the trace lacks a span.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import contextvars
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from opentelemetry import context as otel_context
@@ -28,6 +28,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 
 from asyncq.broker import Publication
 from asyncq.errors import PublishError
+from asyncq.loggers import get_logger
 from asyncq.message import Headers, Message
 from asyncq.outcome import Outcome
 from asyncq.settings import Settings
@@ -43,6 +44,9 @@ from asyncq.tracing.attributes import (
 
 __all__ = ["AttemptSpan", "Batch", "Tracing", "remote_context"]
 
+log = get_logger("asyncq.tracing")
+
+_MISSED = "a span could not be made, so the trace lacks it"
 _SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
 
 
@@ -55,8 +59,8 @@ class Batch:
         errors: What has become of them, to be set by the sender; None for each that was confirmed.
     """
 
-    publications: Sequence[Publication]
-    errors: Sequence[PublishError | None] = field(default=())
+    publications: list[Publication]
+    errors: Sequence[PublishError | None] = ()
 
 
 class AttemptSpan:
@@ -91,12 +95,6 @@ class AttemptSpan:
             yield
         finally:
             otel_context.detach(token)
-
-    def carrier(self) -> dict[str, str]:
-        """Return the span's context as headers, for another process."""
-        headers: dict[str, str] = {}
-        propagate.inject(headers, self._context)
-        return headers
 
     def end(self, outcome: Outcome) -> None:
         """Say how it ended. Only the first time counts: given up code may end later."""
@@ -144,15 +142,13 @@ class Tracing:
         Yields:
             What to publish: the message with the span's context in its headers.
         """
-        own = None if renew else _own_context(publication.message)
-        span = self._tracer.start_span(
-            f"send {publication.message.type}",
-            kind=SpanKind.PRODUCER if own is None else SpanKind.CLIENT,
-            attributes={**self._server, **send_attributes(publication, "send")},
-            links=() if own is None else (own,),
-        )
+        begun = self._begin_send(publication, renew=renew)
+        if begun is None:
+            yield publication
+            return
+        span, traced = begun
         with _current(span):
-            yield publication if own is not None else _with_context_of(span, publication)
+            yield traced
 
     @contextmanager
     def sending_many(self, publications: Sequence[Publication], *, renew: bool = False) -> Iterator[Batch]:
@@ -165,44 +161,78 @@ class Tracing:
         Yields:
             What to publish, and where to put what became of it.
         """
-        created: list[Publication] = []
-        links: list[Link] = []
-        for publication in publications:
-            own = None if renew else _own_context(publication.message)
-            if own is None:
-                span = self._tracer.start_span(
-                    f"create {publication.message.type}",
-                    kind=SpanKind.PRODUCER,
-                    attributes={**self._server, **send_attributes(publication, "create")},
-                )
-                created.append(_with_context_of(span, publication))
-                links.append(Link(span.get_span_context()))
-                span.end()
-            else:
-                created.append(publication)
-                links.append(own)
-        batch = Batch(created)
-        sending = self._tracer.start_span(
-            "send", kind=SpanKind.CLIENT, attributes={**self._server, **batch_attributes(len(created))}, links=links
-        )
+        batch = Batch(list(publications))
+        sending = self._begin_batch(batch, renew=renew)
+        if sending is None:
+            yield batch
+            return
         with _current(sending):
             yield batch
             errors = [error for error in batch.errors if error is not None]
             if errors:
                 sending.set_attribute("error.type", _name_of(errors[0]))
-                text = f"{len(errors)} of {len(created)} were not, or perhaps not, sent. The first error: {errors[0]}"
+                count = len(batch.publications)
+                text = f"{len(errors)} of {count} were not, or perhaps not, sent. The first error: {errors[0]}"
                 sending.set_status(Status(StatusCode.ERROR, text))
+
+    def _begin_send(self, publication: Publication, *, renew: bool) -> tuple[Span, Publication] | None:
+        try:
+            own = None if renew else _own_context(publication.message)
+            span = self._tracer.start_span(
+                f"send {publication.message.type}",
+                kind=SpanKind.PRODUCER if own is None else SpanKind.CLIENT,
+                attributes={**self._server, **send_attributes(publication, "send")},
+                links=() if own is None else (own,),
+            )
+            return span, publication if own is not None else _with_context_of(span, publication)
+        except Exception:
+            log.exception(_MISSED, task=publication.message.type, task_id=publication.message.task_id)
+            return None
+
+    def _begin_batch(self, batch: Batch, *, renew: bool) -> Span | None:
+        """Begin the span of a batch, and give each of its messages a context."""
+        try:
+            links = [self._create(batch, position, renew=renew) for position in range(len(batch.publications))]
+            attributes = {**self._server, **batch_attributes(len(links))}
+            return self._tracer.start_span("send", kind=SpanKind.CLIENT, attributes=attributes, links=links)
+        except Exception:
+            log.exception(_MISSED, messages=len(batch.publications))
+            return None
+
+    def _create(self, batch: Batch, position: int, *, renew: bool) -> Link:
+        publication = batch.publications[position]
+        own = None if renew else _own_context(publication.message)
+        if own is not None:
+            return own
+        span = self._tracer.start_span(
+            f"create {publication.message.type}",
+            kind=SpanKind.PRODUCER,
+            attributes={**self._server, **send_attributes(publication, "create")},
+        )
+        batch.publications[position] = _with_context_of(span, publication)
+        span.end()
+        return Link(span.get_span_context())
 
     # --- processing
 
-    def attempt(self, message: Message, queue: str, number: int) -> AttemptSpan:
+    def attempt(self, message: Message, queue: str, number: int) -> AttemptSpan | None:
         """Begin the span of an attempt. Its parent is the span that has sent the task.
 
         Args:
             message: What was delivered.
             queue: Where it came from.
             number: The attempt's.
+
+        Returns:
+            The span; None where it could not be made.
         """
+        try:
+            return self._begin_attempt(message, queue, number)
+        except Exception:
+            log.exception(_MISSED, task=message.type, task_id=message.task_id)
+            return None
+
+    def _begin_attempt(self, message: Message, queue: str, number: int) -> AttemptSpan:
         parent = remote_context(message.headers)
         sent = trace.get_current_span(parent).get_span_context()
         span = self._tracer.start_span(

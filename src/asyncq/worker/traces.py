@@ -2,8 +2,6 @@
 
 Tracing is no middleware: it also tells of tasks that never begin, it tells the outcome that was settled, and what the
 settlement sends is below it. Middleware is inside of it: there the attempt's span is the current one.
-
-Invariant: nothing here fails a task. A span that cannot be made is missed, and the log says so.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from asyncq.broker import Delivery
-from asyncq.loggers import get_logger
-from asyncq.message import Message
 from asyncq.outcome import Cancelled, Expired, Failed, Outcome, Rejected
 from asyncq.worker.attempt import Attempt
 
@@ -22,8 +18,6 @@ if TYPE_CHECKING:
     from asyncq.tracing.spans import AttemptSpan, Tracing
 
 __all__ = ["Traces", "current"]
-
-log = get_logger("asyncq.worker")
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -52,7 +46,7 @@ class Traces:
         """
         if self._tracing is None:
             return
-        span = self._new(attempt.delivery.message, attempt.delivery.queue, attempt.number)
+        span = self._tracing.attempt(attempt.delivery.message, attempt.delivery.queue, attempt.number)
         if span is not None:
             span.enter(variables)
             attempt.span = span
@@ -67,12 +61,4 @@ class Traces:
         """
         if self._tracing is None or not isinstance(outcome, (Failed, Rejected, Cancelled, Expired)):
             return None
-        return self._new(delivery.message, delivery.queue, number)
-
-    def _new(self, message: Message, queue: str, number: int) -> AttemptSpan | None:
-        assert self._tracing is not None  # noqa: S101 - asked before; a type for the checker
-        try:
-            return self._tracing.attempt(message, queue, number)
-        except Exception:  # a propagator, sampler or processor of the user's
-            log.exception("a span could not be made, so the trace lacks it", task=message.type, task_id=message.task_id)
-            return None
+        return self._tracing.attempt(delivery.message, delivery.queue, number)
