@@ -76,5 +76,7 @@ def dependency_of(default: Any, annotation: Any = None) -> Dependant | None:
     model = sys.modules.get("fast_depends.dependencies.model")
     if model is None:  # nobody has made one
         return None
+    while hasattr(annotation, "__value__"):  # `type SessionDep = Annotated[...]`
+        annotation = annotation.__value__
     found = [default, *(get_args(annotation)[1:] if get_origin(annotation) is Annotated else ())]
     return next((item for item in found if isinstance(item, model.Dependant)), None)

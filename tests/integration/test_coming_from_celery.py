@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +19,14 @@ from pydantic import BaseModel, ValidationError
 import traced_tasks
 from asyncq import (
     AsyncQ,
+    AttemptInfo,
+    CallNext,
     Cron,
     Every,
     Exponential,
     FailedTask,
     Fixed,
+    Outcome,
     Retry,
     RetryPolicy,
     SoftTimeLimit,
@@ -31,6 +36,8 @@ from asyncq import (
     gather_results,
 )
 from asyncq.errors import TaskCancelled
+from asyncq.observability.task_lines import TaskFilter
+from asyncq.outcome import Succeeded
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
 from recorded_spans import RecordedSpans
@@ -94,7 +101,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
     task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit
-    CeleryInstrumentor"""
+    worker_process_init task_prerun get_task_logger CeleryInstrumentor"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -574,6 +581,64 @@ async def test_celeryinstrumentor(broker_url, monkeypatch):
             trace, _ = (await where.call()).split()
     assert trace == f"{request.get_span_context().trace_id:032x}"
     spans.provider.shutdown()
+
+
+async def test_worker_process_init(broker_url):
+    """Before the first task; and after the last one, `worker_process_shutdown`."""
+    app, did = AsyncQ("shop", broker=broker_url), []
+
+    @app.lifespan
+    async def lifespan(app: AsyncQ) -> AsyncIterator[str]:
+        did.append("init")
+        yield "pool"
+        did.append("shutdown")
+
+    @app.task(pass_context=True)
+    async def use(ctx: TaskContext[str]) -> None:
+        did.append(ctx.resources)
+
+    async with working(app):
+        await use.call()
+    assert did == ["init", "pool", "shutdown"]
+
+
+async def test_task_prerun(broker_url):
+    """And `task_postrun`, with how it ended."""
+    app, did = make_app(broker_url), []
+
+    @app.middleware
+    async def around(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        did.append(f"prerun {info.task_name}")
+        outcome = await call_next()
+        did.append(f"postrun {outcome}")
+        return outcome
+
+    async with working(app):
+        assert await app.tasks["shop.add"].call(1, 2) == 3
+    assert did == ["prerun shop.add", f"postrun {Succeeded(b'3')}"]
+
+
+async def test_get_task_logger(broker_url):
+    """A handler of the program's own, with the task in its format."""
+    app, lines = AsyncQ("shop", broker=broker_url), []
+    handler = logging.Handler()
+    handler.setFormatter(logging.Formatter("%(task)s[%(task_id)s]: %(message)s"))
+    handler.addFilter(TaskFilter())
+    handler.emit = lambda record: lines.append(handler.format(record))
+    logger = logging.getLogger("shop")
+    logger.addHandler(handler)
+
+    @app.task
+    def work() -> None:
+        logger.warning("adding")
+
+    try:
+        async with working(app):
+            handle = await work.send()
+            await handle.result(timeout=10)
+    finally:
+        logger.removeHandler(handler)
+    assert lines == [f"shop.work[{handle.id}]: adding"]
 
 
 async def test_task_always_eager():

@@ -170,7 +170,7 @@ class Worker:
         None of it can be stopped, and it would hold up the end of the process: leave it by `os._exit`.
         """
         going_on = (*self._attempts, *self._attempts.given_up())
-        on_loop = [item for item in going_on if item.task.runs_in == "loop"]
+        on_loop = [item for item in going_on if item.code is not None]  # middleware of a thread may go on there, too
         return self._threads.busy + len(on_loop)
 
     @property
