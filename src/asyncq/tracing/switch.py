@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextvars
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from asyncq.broker import Publication
 from asyncq.errors import ConfigurationError
 from asyncq.settings import Settings
 
 if TYPE_CHECKING:
     from asyncq.tracing.spans import Tracing
 
-__all__ = ["current_carrier", "current_ids", "enter", "tracing_of"]
+__all__ = ["current_carrier", "current_ids", "enter", "sending", "tracing_of"]
 
 _API = "opentelemetry.trace"
 
@@ -47,6 +49,30 @@ def _has_provider() -> bool:
     """Tell whether this program has set a tracer provider. Who has not imported OpenTelemetry has not."""
     api = sys.modules.get(_API)
     return api is not None and not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider)
+
+
+@contextmanager
+def sending(
+    tracing: Tracing | None, publications: Sequence[Publication], *, renew: bool = False
+) -> Iterator[Sequence[Publication]]:
+    """Make spans, where there are any, around the publish of one or many messages.
+
+    Args:
+        tracing: Makes them.
+        publications: What is to be sent.
+        renew: Whether a trace context that is in a message already was handed on, and does not stay.
+
+    Yields:
+        What to publish.
+    """
+    if tracing is None:
+        yield publications
+    elif len(publications) == 1:
+        with tracing.sending(publications[0], renew=renew) as one:
+            yield [one]
+    else:
+        with tracing.sending_many(publications, renew=renew) as batch:
+            yield batch.publications
 
 
 def current_carrier() -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Exchange, Publication, Queue, QueueSpec, ReplyTo
@@ -29,6 +28,7 @@ from asyncq.errors import (
 from asyncq.loggers import get_logger
 from asyncq.message import UNKNOWN_SINCE, Message, copy_of, cut_text, new_id
 from asyncq.outcome import Failure
+from asyncq.tracing.switch import sending
 
 if TYPE_CHECKING:
     from asyncq.tracing.spans import Tracing
@@ -92,7 +92,7 @@ class Publishing:
             PublishError: Again and again the broker says no: the queue is full, or there is none and it cannot be had.
             LeaseLost: See above.
         """
-        with self._sending(Publication(message, to, delay)) as sent:
+        with sending(self._tracing, [Publication(message, to, delay)], renew=True) as (sent,):
 
             async def publish() -> None:
                 await self._broker.publish(sent.message, to, delay=delay, timeout_s=self._timeout_s)
@@ -160,10 +160,6 @@ class Publishing:
                 await self.reply(delivery, kind, _error_body(short))
             except MessageTooLarge as error:
                 log.warning("the reply was not sent", task_id=delivery.message.task_id, cause=str(error))
-
-    def _sending(self, publication: Publication) -> AbstractContextManager[Publication]:
-        """Make a span, where there are traces, around the publish of a task that follows; yield what to publish."""
-        return nullcontext(publication) if self._tracing is None else self._tracing.sending(publication, renew=True)
 
     async def _persist(
         self,
