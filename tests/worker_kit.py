@@ -211,7 +211,7 @@ class Kit:
         )
         self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
         self.settlement = Settlement(self.publishing, self.callbacks, self.recording, self.clock, worker="host:1")
-        self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock, traces)
+        self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock, traces=traces)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], AnyTask]:
         """Declare a function as a task of queue `work`, named as the function."""

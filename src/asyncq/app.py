@@ -30,6 +30,7 @@ from asyncq.registry import queues_of
 from asyncq.retry import RetryPolicy
 from asyncq.scheduler.declared import ScheduleOptions, Schedules
 from asyncq.sending_app import SendingApp
+from asyncq.sends import SendObserver
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
 from asyncq.tracing.switch import tracing_of
@@ -121,6 +122,7 @@ class AsyncQ(SendingApp):
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
+        self._send_observers: list[SendObserver] = []
         self._broker: Broker | None = None
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -222,7 +224,9 @@ class AsyncQ(SendingApp):
         except BaseException:
             await broker.close()
             raise
-        return broker, Client(self.name, broker, self.settings, self._clock, recorder, tracing)
+        client = Client(self.name, broker, self.settings, self._clock, recorder, tracing)
+        client.observers = self._send_observers
+        return broker, client
 
     async def _ensure_queues(self, broker: Broker) -> None:
         try:
@@ -293,6 +297,14 @@ class AsyncQ(SendingApp):
             f"The app {self.name!r} is not open. Write `async with app:` around the code that sends, or use app.sync "
             "in code without an event loop."
         )
+
+    def observe_sends(self, observer: SendObserver) -> None:
+        """Let a function hear of each task that this process sends from now on, and how the broker has answered.
+
+        Args:
+            observer: Called with an `asyncq.sends.Sent`, in the sender's event loop. It must take no time.
+        """
+        self._send_observers.append(observer)
 
     # --- working
 

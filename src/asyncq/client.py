@@ -51,6 +51,7 @@ from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
+from asyncq.sends import SendObserver, Sent, outcome_of
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
@@ -83,6 +84,7 @@ class Client:
         recorder: The same.
         tracing: The same.
         canceller: Cancels tasks by their ids.
+        observers: Hear of each task that was sent, or was to be.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Client:
         self.recorder = recorder
         self.tracing = tracing
         self.canceller = Canceller(broker, settings, clock)
+        self.observers: Sequence[SendObserver] = ()
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -194,6 +197,8 @@ class Client:
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
         errors = await self._publish_many([publication for publication, _ in prepared])
+        for (publication, _), error in zip(prepared, errors, strict=True):
+            self._tell_observers(publication, error)
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -216,12 +221,17 @@ class Client:
         await self._note([(signature, publication.message)])
 
     async def _publish(self, publication: Publication) -> None:
-        await self._broker.publish(
-            publication.message,
-            publication.to,
-            delay=publication.delay,
-            timeout_s=self._settings.publish_timeout_s,
-        )
+        try:
+            await self._broker.publish(
+                publication.message,
+                publication.to,
+                delay=publication.delay,
+                timeout_s=self._settings.publish_timeout_s,
+            )
+        except Exception as error:
+            self._tell_observers(publication, error)
+            raise
+        self._tell_observers(publication, None)
 
     async def _publish_many(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
         timeout_s = self._settings.publish_timeout_s
@@ -230,6 +240,12 @@ class Client:
         with self.tracing.sending_many(publications) as batch:
             batch.errors = await self._broker.publish_many(batch.publications, timeout_s=timeout_s)
         return batch.errors
+
+    def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
+        if self.observers:
+            sent = Sent(publication.message.type, publication.to.queue, outcome_of(error))
+            for observe in self.observers:
+                observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
         """Write into the result store that the broker has these: only now is it known."""

@@ -75,6 +75,7 @@ class Executed:
         outcome: How it ended.
         holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
         record: What is noted of the attempt in the result store; None for nothing, or where nothing ran.
+        ran_s: How long the attempt's code ran, in seconds; None where nothing ran, or it goes on.
         span: What traces tell of it; None for nothing.
     """
 
@@ -83,6 +84,7 @@ class Executed:
     outcome: Outcome
     holding: Attempt | None = None
     record: AttemptRecord | None = None
+    ran_s: float | None = None
     span: AttemptSpan | None = None
 
     @property
@@ -203,7 +205,7 @@ class Execution:
             self._warn_overdue(attempt)
         outcome = decide(attempt, ending, self._rules.retry)
         holding = attempt if overdue and attempt.in_thread and attempt.given_up_for == "limit" else None
-        return Executed(delivery, attempt.number, outcome, holding, attempt.record, attempt.span)
+        return Executed(delivery, attempt.number, outcome, holding, attempt.record, attempt.seconds, attempt.span)
 
     def _warn_overdue(self, attempt: Attempt) -> None:
         log.warning(

@@ -56,6 +56,7 @@ from asyncq.worker.soft_limit import soft_limit_error
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _Ending = Result | Unfit | Refused | RaisedError
 
@@ -70,6 +71,7 @@ def main(descriptor: int, log_level: int, traced_service: str = "") -> None:
     """
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
+    os.environ.pop(_METRICS_FOLDER, None)  # one more set of files for each process that ever ran would fill it
     child = _Child(connection)
     _ignore_stop_signals()
     signal.signal(signal.SIGUSR2, child.on_signal)
