@@ -27,7 +27,7 @@ __all__ = ["ChildProcess"]
 # Its search path is the worker's, so that it finds the same modules, asyncq among them.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from asyncq.worker.process_pool.child import main; main(int(sys.argv[1]), int(sys.argv[3]))"
+    "from asyncq.worker.process_pool.child import main; main(int(sys.argv[1]), int(sys.argv[3]), sys.argv[4])"
 )
 
 
@@ -49,11 +49,12 @@ class ChildProcess:
         self._writer = writer
 
     @classmethod
-    async def spawn(cls, log_level: int) -> ChildProcess:
+    async def spawn(cls, log_level: int, traced_service: str | None = None) -> ChildProcess:
         """Start a process.
 
         Args:
             log_level: What it logs below this level goes nowhere.
+            traced_service: The service name of its tracer provider; None where it gets none from us.
 
         Raises:
             OSError: The system does not give us one.
@@ -68,6 +69,7 @@ class ChildProcess:
                     str(theirs.fileno()),
                     json.dumps(sys.path),
                     str(log_level),
+                    traced_service or "",
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
