@@ -304,6 +304,20 @@ async def test_a_pause_is_done_when_the_next_leader_would_know_it(bench):
     assert bench.seconds == []
 
 
+async def test_a_pause_outlives_a_leader_whose_code_has_not_that_schedule(bench):
+    """As of the version before, when a deployment is rolled back, or takes a while."""
+    for names, kind in ((("a", "b"), PAUSE), (("b",), None), (("a", "b"), None), (("a", "b"), RESUME)):
+        app = bench.app()
+        for name in names:
+            app.schedule(name, "shop.report", 10)
+        async with bench.scheduling(app):
+            if kind is not None:
+                await bench.ask(app, kind, "a")
+            await bench.pass_(10)
+    assert [tick for tick in bench.ids if "shop.a@" in tick] == ["shop.a@2026-01-01T12:00:40.000Z"]
+    assert len([tick for tick in bench.ids if "shop.b@" in tick]) == 4
+
+
 async def test_a_moment_is_sent_once_whatever_happens_afterwards(bench):
     """Restarts included."""
     for _ in range(3):
