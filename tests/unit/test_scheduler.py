@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import ValidationError
 
 from asyncq import AsyncQ
 from asyncq.broker import Address, Delay
 from asyncq.cron import Cron
-from asyncq.errors import InvalidOption, NotSent, UnknownTask
+from asyncq.errors import InvalidOption, InvalidQueueName, NotSent, UnknownTask
 from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.leadership import MemoryCampaign
 from asyncq.memory.node import MemoryNode
@@ -406,12 +407,25 @@ async def test_the_leader_answers_what_it_knows(bench):
         ({"shop.report": "0 8 * * *"}, r"takes Cron\("),
         ([("shop.report", 5)], "by the task's name"),
         ({"shop report": 5}, "letters, digits"),
+        ({"shop.report": {"when": 5, "arguments": ["long"]}}, r"takes them by name, such as \{'x': 1\}"),
+        ({"shop.report": {"when": 5, "arguments": 0}}, "takes them by name"),
     ],
 )
 def test_schedules_that_cannot_be_used_are_refused_when_the_app_is_made(bench, schedules, message):
     """With what is wanted."""
     with pytest.raises(InvalidOption, match=message):
         bench.app(schedules=schedules)
+
+
+async def test_arguments_that_do_not_fit_and_a_queue_that_cannot_be_say_of_which_schedule_they_are(bench):
+    """Before anything is sent, and not with each tick."""
+    app = bench.app(schedules={"shop.report": {"when": 5, "arguments": {"kind": 7}}})
+    async with app:
+        with pytest.raises(ValidationError) as caught:
+            app.scheduler()
+    assert caught.value.__notes__ == ["These are the 'arguments' of AsyncQ(schedules={'shop.report': ...})."]
+    with pytest.raises(InvalidQueueName, match="x y"):
+        app.schedule("a", app.signature("shop.report", queue="x y"), 5)
 
 
 async def test_what_means_nothing_for_a_schedule_is_refused(bench):
