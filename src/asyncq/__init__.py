@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncq.cron import Cron
     from asyncq.dead_letters.filters import DeadLetterFilter
     from asyncq.dead_letters.reports import PurgeReport, ReplayReport
+    from asyncq.dependencies import Depends
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
         Unroutable,
     )
     from asyncq.failed_task import FailedTask
+    from asyncq.middleware import AttemptInfo, CallNext, Middleware
+    from asyncq.outcome import Outcome
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
     from asyncq.schedule import At, Every
@@ -59,17 +62,22 @@ __all__ = [
     "AsyncQ",
     "AsyncQError",
     "At",
+    "AttemptInfo",
     "BrokerError",
+    "CallNext",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
+    "Depends",
     "Every",
     "Exponential",
     "FailedTask",
     "Fixed",
     "Linear",
+    "Middleware",
     "NoResultStore",
     "NotSent",
+    "Outcome",
     "PartlyDone",
     "PartlySent",
     "ProcessDied",
@@ -109,17 +117,22 @@ _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
     "At": "asyncq.schedule",
+    "AttemptInfo": "asyncq.middleware",
     "BrokerError": "asyncq.errors",
+    "CallNext": "asyncq.middleware",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
+    "Depends": "asyncq.dependencies",
     "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
     "Linear": "asyncq.retry",
+    "Middleware": "asyncq.middleware",
     "NoResultStore": "asyncq.errors",
     "NotSent": "asyncq.errors",
+    "Outcome": "asyncq.outcome",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
     "ProcessDied": "asyncq.errors",

@@ -44,6 +44,7 @@ THEMES: Final = (
     "limits",
     "processes",
     "working",
+    "extending",
     "leading",
 )
 
