@@ -148,12 +148,13 @@ class Execution:
         try:
             attempt = self._attempts.adopt(delivery)
             if attempt is None:
-                if not self._rules.revocations.is_current:
-                    await self._rules.revocations.wait_until_current()
-                if delivery.message.task_id in self._rules.revocations:
-                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 if await self._rules.repeats.has(delivery):
                     return Executed(delivery, number, Repeated())
+                if not self._rules.revocations.is_current:
+                    await self._rules.revocations.wait_until_current()
+                # Last, and `admit` looks again where it waits: who is cancelled in the middle of a wait is not run.
+                if delivery.message.task_id in self._rules.revocations:
+                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 call = self._intake.read(delivery)
                 number = call.attempt
                 if isinstance(call, Refusal):

@@ -114,11 +114,22 @@ class _Child:
         self._softened: set[int] = set()
         self._cancelled: set[int] = set()
         self._main = threading.get_ident()
+        self._main_sends = False
 
     def send(self, frame: object) -> None:
         """Say something to the worker."""
-        with self._sending:
-            self._connection.sendall(packed(frame))
+        whole = packed(frame)  # not under the lock: it runs code of the user's, which may log
+        in_main = threading.get_ident() == self._main
+        if in_main:
+            self._main_sends = True
+        try:
+            with self._sending:
+                self._connection.sendall(whole)
+        finally:
+            if in_main:
+                self._main_sends = False
+        if in_main and self._softened:
+            self.on_signal(signal.SIGUSR2, None)
 
     def serve(self) -> None:
         """Work until the worker says stop."""
@@ -157,9 +168,12 @@ class _Child:
     # --- the main thread
 
     def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        """Raise the soft limit in the code that this signal has interrupted, if it is still the same run."""
+        """Raise the soft limit in the code that this signal has interrupted, if it is still the same run.
+
+        Not in the middle of a frame: the worker could read nothing after half of one. It is raised after it.
+        """
         run = self._running
-        if run is not None and run.number in self._softened:
+        if not self._main_sends and run is not None and run.number in self._softened:
             self._softened.discard(run.number)
             if self._context is not None:
                 self._context.mark_soft_limit()
