@@ -26,14 +26,14 @@ __all__ = [
     "QueueView",
     "RunningView",
     "WorkerAnswer",
+    "WorkerPhase",
     "WorkerPing",
-    "WorkerState",
     "WorkerStatistics",
     "WorkerTasks",
 ]
 
 Act = Literal["ping", "active", "stats", "pause", "resume", "scale", "drain"]
-WorkerState = Literal["starting", "working", "draining"]
+WorkerPhase = Literal["starting", "consuming", "stopping"]
 
 MOST_SLOTS = 2000
 """Of one queue in one worker."""
@@ -102,13 +102,13 @@ class WorkerPing(WorkerAnswer):
 
     Attributes:
         version: Of asyncq.
-        state: `starting`, `working` or `draining`.
+        state: `starting`, `consuming` or `stopping`.
         uptime_s: For how long it has been there, in seconds.
         queues: The queues that it consumes.
     """
 
     version: str
-    state: WorkerState
+    state: WorkerPhase
     uptime_s: float
     queues: tuple[str, ...]
 
@@ -193,7 +193,7 @@ class WorkerStatistics(WorkerAnswer):
     """What a worker has done since its start, and how it is.
 
     Attributes:
-        state: `starting`, `working` or `draining`.
+        state: `starting`, `consuming` or `stopping`.
         uptime_s: For how long it has been there, in seconds.
         queues: Its queues, with slots.
         in_flight: How many attempts run.
@@ -208,7 +208,7 @@ class WorkerStatistics(WorkerAnswer):
         process_pool: The processes of its tasks.
     """
 
-    state: WorkerState
+    state: WorkerPhase
     uptime_s: float
     queues: tuple[QueueView, ...]
     in_flight: int

@@ -65,7 +65,7 @@ class Field:
         """Tell whether so many workers are there, and work."""
         async with AsyncQ("asking", broker=self.shell.environment["ASYNCQ_BROKER_URL"]) as app:
             found = await app.control.everybody.ping(timeout=1)
-        return len(found.answers) == count and {answer.state for answer in found.answers} == {"working"}
+        return len(found.answers) == count and {answer.state for answer in found.answers} == {"consuming"}
 
     async def ask(self, *arguments, code=0):
         """Run a command with `--json`, and return what it printed, and what it said besides."""
@@ -235,7 +235,7 @@ async def test_who_or_what_is_not_there_is_said_in_words(field):
     table, _ = await field.say("ping", "--app", "field:app")
     head, row = table.splitlines()
     assert head.split() == ["WORKER", "APP", "STATE", "UPTIME", "VERSION", "QUEUES"]
-    assert row.split()[:3] == [field.name_of(field.workers[0]), "field", "working"]
+    assert row.split()[:3] == [field.name_of(field.workers[0]), "field", "consuming"]
 
 
 @pytest.mark.parametrize(

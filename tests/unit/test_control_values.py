@@ -62,7 +62,7 @@ def test_a_question_is_for_those_whom_it_names(whom, meant):
 
 def test_answers_of_newer_workers_are_read_by_older_askers():
     """What they do not know they leave alone."""
-    ping = WorkerPing(**WHO, version="9", state="working", uptime_s=1, queues=("mail",))
+    ping = WorkerPing(**WHO, version="9", state="consuming", uptime_s=1, queues=("mail",))
     newer = ping.model_dump() | {"mood": "good"}
     assert WorkerPing.model_validate(newer) == ping
 
@@ -84,7 +84,7 @@ def test_tables_show_no_control_characters_of_others():
     evil = {**WHO, "name": "a\x1b[2J:1", "app": "b\x07"}
     queue = QueueView(name="q\x1b", slots=1, running=0)
     texts = [
-        ping_text([WorkerPing(**evil, version="1\x1b", state="working", uptime_s=1, queues=("q\x1b",))]),
+        ping_text([WorkerPing(**evil, version="1\x1b", state="consuming", uptime_s=1, queues=("q\x1b",))]),
         queue_text([QueueState(**evil, queue=queue)]),
         drain_text([Draining(**evil, running=0, already=True)]),
         active_text([WorkerTasks(**evil, queues=(queue,), running=(_running(task="t\x1b\n"),))]),
@@ -127,7 +127,7 @@ def test_figures_are_told_in_words():
         [
             WorkerStatistics(
                 **WHO,
-                state="draining",
+                state="stopping",
                 uptime_s=3700,
                 queues=(QueueView(name="mail", slots=3, running=0),),
                 in_flight=0,
@@ -145,7 +145,7 @@ def test_figures_are_told_in_words():
     )
     assert text.splitlines() == [
         "web-1.example.org:4711  shop.eu",
-        "  state      draining, for 1 h 1 min, connection ready",
+        "  state      stopping, for 1 h 1 min, connection ready",
         "  in flight  0, begun 7, retried 2, given up 0",
         "  ended      2 RetryLater, 5 Succeeded",
         "  memory     50 MiB, event loop late by 1.2 ms",

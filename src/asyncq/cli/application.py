@@ -11,6 +11,7 @@ from asyncq.cli.cancel import cancel
 from asyncq.cli.control import active, drain, pause, ping, resume, scale, stats
 from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
+from asyncq.cli.health import health
 from asyncq.cli.report import exit_code_of, report
 from asyncq.cli.results import result, results, status
 from asyncq.cli.schedule import schedule
@@ -69,4 +70,5 @@ application.add_typer(results, name="results")
 application.add_typer(dead, name="dead")
 application.add_typer(topology, name="topology")
 application.command()(doctor)
+application.command()(health)
 application.command()(version)

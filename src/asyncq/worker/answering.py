@@ -27,8 +27,8 @@ from asyncq.control_values import (
     QueueState,
     RunningView,
     WorkerAnswer,
+    WorkerPhase,
     WorkerPing,
-    WorkerState,
     WorkerStatistics,
     WorkerTasks,
 )
@@ -55,8 +55,8 @@ class Life(Protocol):
     """The life of the worker that is asked."""
 
     @property
-    def state(self) -> WorkerState:
-        """What it does."""
+    def phase(self) -> WorkerPhase:
+        """Where it is in its life."""
         ...
 
     def retire(self) -> None:
@@ -176,7 +176,7 @@ class Answering:
         return WorkerPing(
             **self._who,
             version=asyncq_version(),
-            state=subject.life.state,
+            state=subject.life.phase,
             uptime_s=self._uptime_s(),
             queues=tuple(subject.queues.slots),
         )
@@ -193,7 +193,7 @@ class Answering:
         outcomes = dict(subject.attempts.outcomes)
         return WorkerStatistics(
             **self._who,
-            state=subject.life.state,
+            state=subject.life.phase,
             uptime_s=self._uptime_s(),
             queues=subject.queues.views(subject.attempts),
             in_flight=len(subject.attempts),
@@ -236,7 +236,7 @@ class Answering:
         return QueueState(**self._who, queue=self._subject.queues.view(queue, self._subject.attempts))
 
     def _drain(self) -> Draining:
-        already = self._subject.life.state == "draining"
+        already = self._subject.life.phase == "stopping"
         self._subject.life.retire()
         return Draining(**self._who, running=len(self._subject.attempts), already=already)
 

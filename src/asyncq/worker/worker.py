@@ -27,7 +27,7 @@ from asyncq.broker import QueueSpec
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.control import WorkerName
-from asyncq.control_values import WorkerState
+from asyncq.control_values import WorkerPhase
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.loggers import get_logger
 from asyncq.signature import Sender
@@ -56,8 +56,10 @@ from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
+from asyncq.worker.settled import Observer
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
 
 __all__ = ["RunningTask", "Worker", "WorkerStats"]
@@ -116,6 +118,7 @@ class Worker:
         grace_s: How long interrupted code may take for its `finally` blocks, in seconds.
 
     Attributes:
+        observers: Hear of each delivery that was settled; they must be in it before `run()`.
         on_retire: Called when somebody has asked this worker to drain for good; None for nothing.
 
     Raises:
@@ -162,6 +165,7 @@ class Worker:
             interval_s=settings.progress_interval_s,
             lease_s=settings.time_limit_s,
         )
+        self.observers: list[Observer] = []
         self._watchdog = Watchdog(
             self._attempts, self._threads, settings.blocked_loop_after_s, self._processes.running_in
         )
@@ -190,6 +194,13 @@ class Worker:
         """Slots for each queue."""
         return dict(self._queues.slots)
 
+    @property
+    def phase(self) -> WorkerPhase:
+        """Where it is in its life."""
+        if self._stop_requested.is_set():
+            return "stopping"
+        return "consuming" if self._consuming.is_set() else "starting"
+
     def running(self) -> list[RunningTask]:
         """Return what runs at the moment."""
         return [
@@ -214,13 +225,6 @@ class Worker:
             outcomes=dict(self._attempts.outcomes),
             breakers={queue: breaker.state for queue, breaker in self._queues.breakers.items()},
         )
-
-    @property
-    def state(self) -> WorkerState:
-        """What it does: `starting`, `working`, `draining`."""
-        if self._stop_requested.is_set():
-            return "draining"
-        return "working" if self._consuming.is_set() else "starting"
 
     def dump(self) -> None:
         """Tell in the log what runs at the moment, with the stacks. Safe in a signal's handler, and in any thread."""
@@ -425,12 +429,12 @@ class Worker:
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         repeats = Repeats(self._app.recorder)
         app, revocations = self._app, self._revocations
-        middleware = tuple(app.middlewares)
-        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides)
+        middleware, traces = tuple(app.middlewares), Traces(app.tracing)
+        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides, traces)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         execution.prepare(app.tasks.values())
-        publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
+        publishing = Publishing(broker, clock, app.tracing, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         max_result_bytes = settings.max_result_bytes
         settlement = Settlement(publishing, callbacks, self._recording, clock, self._name, max_result_bytes)
-        return Slot(execution, settlement, self._attempts, clock)
+        return Slot(execution, settlement, self._attempts, clock, self.observers, traces)

@@ -69,7 +69,7 @@ async def test_workers_say_that_they_are_there_to_their_own_app_and_to_everybody
 
     async with _working(bench, app, {QUEUE: 2}), _working(bench, other):
         (mine,) = (await app.control.ping(timeout=WAIT_S)).answers
-        assert (mine.app, mine.state, mine.queues) == (QUEUE, "working", (QUEUE,))
+        assert (mine.app, mine.state, mine.queues) == (QUEUE, "consuming", (QUEUE,))
         assert mine.name == f"{mine.host}:{mine.pid}"
         assert mine.uptime_s >= 0
         everybody = await app.control.everybody.ping(timeout=WAIT_S)
@@ -381,7 +381,7 @@ async def test_a_worker_that_is_asked_to_drain_finishes_what_runs_and_ends(bench
         (answer,) = (await app.control.drain(timeout=WAIT_S)).answers
         assert (answer.running, answer.already) == (1, False)
         (still,) = (await app.control.ping(timeout=WAIT_S)).answers
-        assert still.state == "draining"
+        assert still.state == "stopping"
         (again,) = (await app.control.drain(timeout=WAIT_S)).answers
         assert again.already
         gate.open.set()
