@@ -54,6 +54,10 @@ class Sizes:
         kept: Messages of one such round, those of the warm-up included.
         kept_warm_up: Messages of it that are not timed.
         celery_pools: How many of Celery's pools are tried.
+        operated_ways: How many of them, from the first one.
+        operated_rounds: How often each way of observing a worker is drained.
+        operated: Messages of one such round, those of the warm-up included.
+        operated_warm_up: Messages of it that are not timed.
     """
 
     rounds: int = 7
@@ -70,6 +74,10 @@ class Sizes:
     kept: int = 4000
     kept_warm_up: int = 1000
     celery_pools: int = 5
+    operated_ways: int = 99
+    operated_rounds: int = 9
+    operated: int = 6500
+    operated_warm_up: int = 1500
 
     @staticmethod
     def quick() -> Sizes:
@@ -89,6 +97,10 @@ class Sizes:
             kept=400,
             kept_warm_up=100,
             celery_pools=1,
+            operated_ways=2,
+            operated_rounds=1,
+            operated=400,
+            operated_warm_up=100,
         )
 
 

@@ -28,6 +28,8 @@ from asyncq.errors import MalformedMessage, ResultNotSerialisable, SoftTimeLimit
 from asyncq.importable import Place, import_function
 from asyncq.options import RunOptions
 from asyncq.task import AnyTask, Declaration, make_task
+from asyncq.tracing.provider import set_up_provider
+from asyncq.tracing.switch import enter
 from asyncq.worker.process_pool.asking import Asking
 from asyncq.worker.process_pool.frames import (
     LENGTH,
@@ -54,25 +56,30 @@ from asyncq.worker.soft_limit import soft_limit_error
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _Ending = Result | Unfit | Refused | RaisedError
 
 
-def main(descriptor: int, log_level: int) -> None:
+def main(descriptor: int, log_level: int, traced_service: str = "") -> None:
     """Serve the worker at the other end of a socket.
 
     Args:
         descriptor: The socket.
         log_level: What is logged below this level goes nowhere.
+        traced_service: The service name of this process's tracer provider; empty where it gets none from us.
     """
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
+    os.environ.pop(_METRICS_FOLDER, None)  # one more set of files for each process that ever ran would fill it
     child = _Child(connection)
     _ignore_stop_signals()
     signal.signal(signal.SIGUSR2, child.on_signal)
     _die_with_parent()
     logging.basicConfig(level=log_level, handlers=[Forwarding(child.send)], force=True)
     logging.captureWarnings(capture=True)
+    if traced_service:
+        set_up_provider(traced_service)
     with contextlib.suppress(OSError):  # the worker is gone; the reader thread ends what is left
         child.serve()
 
@@ -222,6 +229,7 @@ class _Child:
     def _called(self, run: Run, task: AnyTask, context: TaskContext, call: partial[Any]) -> _Ending:
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
+        enter(run.trace, variables)
         returned: list[Any] = []
         try:
             try:

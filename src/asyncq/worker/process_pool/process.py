@@ -32,7 +32,7 @@ _LAST_FRAMES_S = 1.0
 # Its search path is the worker's, so that it finds the same modules, asyncq among them.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from asyncq.worker.process_pool.child import main; main(int(sys.argv[1]), int(sys.argv[3]))"
+    "from asyncq.worker.process_pool.child import main; main(int(sys.argv[1]), int(sys.argv[3]), sys.argv[4])"
 )
 
 
@@ -55,11 +55,12 @@ class ChildProcess:
         self._end = asyncio.create_task(self._end_the_rest(), name="asyncq end of a task process")
 
     @classmethod
-    async def spawn(cls, log_level: int) -> ChildProcess:
+    async def spawn(cls, log_level: int, traced_service: str | None = None) -> ChildProcess:
         """Start a process.
 
         Args:
             log_level: What it logs below this level goes nowhere.
+            traced_service: The service name of its tracer provider; None where it gets none from us.
 
         Raises:
             OSError: The system does not give us one.
@@ -74,6 +75,7 @@ class ChildProcess:
                     str(theirs.fileno()),
                     json.dumps(sys.path),
                     str(log_level),
+                    traced_service or "",
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
