@@ -99,7 +99,7 @@ def test_the_soft_limit_does_not_cut_a_frame_in_two():
         before = signal.signal(signal.SIGUSR2, child.on_signal)
         try:
             message = Message(type="shop.square", body=b"{}", task_id="a", message_id="b")
-            child._running = Run(1, message, Place("m", "f"), False, "shop", 1, None, 5.0)
+            child._running = Run(1, message, Place("m", "f"), False, "shop", 1, None, 5.0, {})
             read: list[bytes] = []
 
             def soften_and_read():
