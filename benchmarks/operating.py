@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 from asyncq_app import QUEUE
 from bench import SLOTS, Bench, alternate
+from collecting import collecting
 from figures import Figure, Limit, Pair
 from meter import metered
 from processes import Child
@@ -48,6 +49,8 @@ _QUIET = "--log-level=warning"
 _LOGS = ("--log-level=info", "--log-format=json")
 _PORT = "--metrics-port=0"
 _SUPERVISED = "--processes=1"
+_TRACING, _OTEL = "--tracing", "opentelemetry"
+_SAMPLED = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 WAYS = (
     Way(NOTHING, (_QUIET,), beside=None),
     Way("metrics", (_QUIET, _PORT), limit=_METRICS_COST, needs="prometheus_client"),
@@ -61,6 +64,8 @@ WAYS = (
     ),
     Way("logs at info, JSON", _LOGS),
     Way("metrics and logs at info", (*_LOGS, _PORT), needs="prometheus_client"),
+    Way("traces, all", (_QUIET, _TRACING), needs=_OTEL),
+    Way("traces, 1 of 100", (_QUIET, _TRACING), environment=_SAMPLED, needs=_OTEL),
 )
 
 
@@ -79,9 +84,10 @@ async def measure_operating(bench: Bench) -> list[Figure]:
     bench.told += [f"{way.name} is left out: {way.needs} is not installed" for way in missing]
     rounds: list[dict[str, Drained]] = []
     async with bench.producer("asyncq") as filler:
-        for number in range(bench.sizes.operated_rounds):
-            drained = {way.name: await _drain(bench, filler, way) for way in alternate(number, ways)}
-            rounds.append(drained)
+        with collecting() as collector:
+            for number in range(bench.sizes.operated_rounds):
+                drained = {way.name: await _drain(bench, filler, way, collector) for way in alternate(number, ways)}
+                rounds.append(drained)
     return [figure for way in ways if way.beside is not None for figure in _figures(rounds, way, way.beside)]
 
 
@@ -94,12 +100,13 @@ def _figures(rounds: Sequence[Mapping[str, Drained]], way: Way, beside: str) -> 
     ]
 
 
-async def _drain(bench: Bench, filler: Child, way: Way) -> Drained:
+async def _drain(bench: Bench, filler: Child, way: Way, collector: str) -> Drained:
     sizes = bench.sizes
     await bench.purge()
     await filler.ask("fill", queue=QUEUE, count=sizes.operated)
     command = ("-m", "asyncq", "worker", "asyncq_app:app", f"--queue={QUEUE}:{SLOTS}", "--loop=asyncio", *way.options)
-    environment = {**bench.environment, **metered(sizes.operated, sizes.operated_warm_up), **way.environment}
+    meter = metered(sizes.operated, sizes.operated_warm_up)
+    environment = {**bench.environment, **meter, "OTEL_EXPORTER_OTLP_ENDPOINT": collector, **way.environment}
     async with Child(command, environment) as worker:
         answer = await worker.answer()
     return Drained(answer["count"] / answer["seconds"], answer["cpu_s"] / answer["count"] * 1e6)

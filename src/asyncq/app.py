@@ -33,11 +33,13 @@ from asyncq.sending_app import SendingApp
 from asyncq.sends import SendObserver
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
+from asyncq.tracing.switch import tracing_of
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
     from asyncq.scheduler.service import Scheduler
     from asyncq.task_results import TaskResults
+    from asyncq.tracing.spans import Tracing
     from asyncq.worker.worker import Worker
 
 __all__ = ["AsyncQ"]
@@ -212,7 +214,7 @@ class AsyncQ(SendingApp):
     async def _connect(self, role: str) -> tuple[Broker, Client]:
         """Open a broker, with the queues of this app's tasks: who sends first need not wait for the first worker."""
         refuse_while_imported(self.name)
-        recorder = recorder_of(self.settings, self._clock)
+        recorder, tracing = recorder_of(self.settings, self._clock), tracing_of(self.settings)
         broker = self._broker_factory(self.settings)
         await broker.open(Identity(self.name, role))
         try:
@@ -222,7 +224,7 @@ class AsyncQ(SendingApp):
         except BaseException:
             await broker.close()
             raise
-        client = Client(self.name, broker, self.settings, self._clock, recorder)
+        client = Client(self.name, broker, self.settings, self._clock, recorder, tracing)
         client.observers = self._send_observers
         return broker, client
 
@@ -268,6 +270,11 @@ class AsyncQ(SendingApp):
     def recorder(self) -> Recorder | None:
         """The open way to the result store; None where the app has none. For workers and integrations."""
         return self._open_client().recorder
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes the spans of this app while it is open; None where it makes none. For workers."""
+        return self._open_client().tracing
 
     @property
     def results(self) -> TaskResults:

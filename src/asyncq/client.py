@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
@@ -56,6 +56,9 @@ from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
 
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
+
 __all__ = ["Client"]
 
 log = get_logger("asyncq.client")
@@ -75,17 +78,26 @@ class Client:
         settings: Timeouts and names.
         clock: For timestamps, `eta` and `expires`.
         recorder: Writes what was sent into the result store; None where there is none.
+        tracing: Makes the spans of what is sent; None for none.
 
     Attributes:
         recorder: The same.
+        tracing: The same.
         canceller: Cancels tasks by their ids.
         observers: Hear of each task that was sent, or was to be.
     """
 
     def __init__(
-        self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
+        self,
+        app: str,
+        broker: Broker,
+        settings: Settings,
+        clock: Clock,
+        recorder: Recorder | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.recorder = recorder
+        self.tracing = tracing
         self.canceller = Canceller(broker, settings, clock)
         self.observers: Sequence[SendObserver] = ()
         self._app = app
@@ -121,7 +133,7 @@ class Client:
             PublishError: One of its other subclasses says what happened, and whether sending again is safe.
         """
         publication, handle = await self._prepare(signature)
-        await self._publish(signature, publication)
+        await self._send(signature, publication, self._publish)
         return handle
 
     async def call_signature(self, signature: Signature[R]) -> R:
@@ -134,7 +146,7 @@ class Client:
             PublishError: As `send_signature`.
         """
         publication, handle = await self._prepare(signature, reply=True)
-        await self._publish(signature, publication)
+        await self._send(signature, publication, self._publish)
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
@@ -149,8 +161,7 @@ class Client:
             InvalidOption: It would expire before it is due.
         """
         publication, _ = await self._prepare(signature, reply=False)
-        await publish(publication)
-        await self._note([(signature, publication.message)])
+        await self._send(signature, publication, publish)
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
         """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.
@@ -185,9 +196,7 @@ class Client:
 
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
-        errors = await self._broker.publish_many(
-            [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
-        )
+        errors = await self._publish_many([publication for publication, _ in prepared])
         for (publication, _), error in zip(prepared, errors, strict=True):
             self._tell_observers(publication, error)
         sent = [
@@ -198,7 +207,20 @@ class Client:
         await self._note(sent)
         return [handle if error is None else error for (_, handle), error in zip(prepared, errors, strict=True)]
 
-    async def _publish(self, signature: Signature[Any], publication: Publication) -> None:
+    async def _send(
+        self,
+        signature: Signature[Any],
+        publication: Publication,
+        publish: Callable[[Publication], Awaitable[None]],
+    ) -> None:
+        if self.tracing is None:
+            await publish(publication)
+        else:
+            with self.tracing.sending(publication) as traced:
+                await publish(traced)
+        await self._note([(signature, publication.message)])
+
+    async def _publish(self, publication: Publication) -> None:
         try:
             await self._broker.publish(
                 publication.message,
@@ -210,7 +232,14 @@ class Client:
             self._tell_observers(publication, error)
             raise
         self._tell_observers(publication, None)
-        await self._note([(signature, publication.message)])
+
+    async def _publish_many(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
+        timeout_s = self._settings.publish_timeout_s
+        if self.tracing is None:
+            return await self._broker.publish_many(publications, timeout_s=timeout_s)
+        with self.tracing.sending_many(publications) as batch:
+            batch.errors = await self._broker.publish_many(batch.publications, timeout_s=timeout_s)
+        return batch.errors
 
     def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
         if self.observers:

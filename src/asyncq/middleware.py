@@ -116,8 +116,10 @@ def name_of_middleware(function: Any) -> str:
 
 
 def _check(function: Any, where: str) -> None:
-    call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    if isinstance(function, type) or not inspect.iscoroutinefunction(call):
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+    if isinstance(function, type) or not is_async:
         raise InvalidOption(
             f"{where}: {function!r} is no `async def` function. A middleware is "
             "`async def name(info: AttemptInfo, call_next: CallNext) -> Outcome`, and returns `await call_next()`."

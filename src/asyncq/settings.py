@@ -61,6 +61,8 @@ class Settings(BaseSettings):
         result_ttl_s: How long the store keeps a task after its end, in seconds.
         results_timeout_s: How long one call to the store may take, in seconds.
         progress_interval_s: How much time is between two progress updates of a task that go into the store, in seconds.
+        tracing: Whether sends and attempts make OpenTelemetry spans. None: where the program has set a tracer provider,
+            as `opentelemetry-instrument` does.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
     """
 
@@ -95,6 +97,7 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0, le=100 * 365 * 24 * 3600.0)
     results_timeout_s: float = Field(default=10.0, gt=0)
     progress_interval_s: float = Field(default=0.5, ge=0)
+    tracing: bool | None = None
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)
 
 

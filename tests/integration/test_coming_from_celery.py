@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ValidationError
 
+import traced_tasks
 from asyncq import (
     AsyncQ,
     AttemptInfo,
@@ -41,6 +42,7 @@ from asyncq.observability.task_lines import TaskFilter
 from asyncq.outcome import Succeeded
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
+from recorded_spans import RecordedSpans
 from support import eventually, working
 
 README = Path(__file__).parents[2] / "README.md"
@@ -101,7 +103,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
     task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit
-    worker_process_init task_prerun get_task_logger worker_send_task_events"""
+    worker_process_init task_prerun get_task_logger worker_send_task_events CeleryInstrumentor"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -582,6 +584,19 @@ async def test_get(broker_url):
         handle = await app.tasks["shop.add"].send(1, 2)
         assert await handle.result(timeout=10) == 3
     assert load_settings().call_timeout_s == 60
+
+
+async def test_celeryinstrumentor(broker_url, monkeypatch):
+    """A task belongs to the trace of whoever has sent it, as soon as the program has a tracer provider."""
+    spans = RecordedSpans()
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", spans.provider)
+    app = AsyncQ("shop", broker=broker_url)
+    where = app.task(traced_tasks.on_the_loop)
+    async with working(app):
+        with spans.tracer.start_as_current_span("GET /") as request:
+            trace, _ = (await where.call()).split()
+    assert trace == f"{request.get_span_context().trace_id:032x}"
+    spans.provider.shutdown()
 
 
 async def test_worker_process_init(broker_url):

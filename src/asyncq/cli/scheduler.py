@@ -20,6 +20,7 @@ from asyncq.app import AsyncQ
 from asyncq.cli.observing import MetricsHostOption, MetricsPortOption, Observation, Observing
 from asyncq.cli.options import BrokerUrlOption, LogFormatOption, ServiceLogLevelOption, override
 from asyncq.cli.text import printable, safe_urls
+from asyncq.cli.tracing import TracingOption, trace
 from asyncq.cli.version import asyncq_version
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
@@ -31,11 +32,12 @@ __all__ = ["scheduler", "scheduling"]
 log = get_logger("asyncq.cli")
 
 
-def scheduler(
+def scheduler(  # noqa: PLR0913 - the options of the command
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the app is, for example shop.tasks:app.")],
     *,
     log_level: ServiceLogLevelOption = LogLevel.INFO,
     log_format: LogFormatOption = LogFormat.CONSOLE,
+    tracing: TracingOption = False,
     broker_url: BrokerUrlOption = None,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = None,
@@ -45,6 +47,7 @@ def scheduler(
     app = load_app(target)
     redact_by(app.redact)
     override(app, broker_url=broker_url, metrics_port=metrics_port, metrics_host=metrics_host)
+    trace(app, wanted=tracing)
     asyncio.run(_serve(app, target, as_log=log_format is LogFormat.JSON))
 
 

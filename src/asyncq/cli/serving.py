@@ -15,6 +15,7 @@ from asyncq.cli.scheduler import scheduling
 from asyncq.cli.stopping import StopSignals, exit_at_once
 from asyncq.errors import BrokerRefused, LifespanFailed, TopologyMismatch
 from asyncq.loggers import get_logger
+from asyncq.tracing.provider import flush
 from asyncq.worker.exit_codes import LIFESPAN, REFUSED
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ async def serve(
         code = tell(error, as_log=as_log)
     if running.threads_abandoned:
         # That code cannot be stopped, and the interpreter would wait for it before it exits.
+        flush()
         exit_at_once(code)
     if left := await leftovers.end():
         log.warning("tasks have left something running, which ends with this process", left=left)
+        flush()
         exit_at_once(code)
     return code
 

@@ -26,6 +26,7 @@ from asyncq.cli.serving import serve, tell
 from asyncq.cli.stopping import nothing_to_drain
 from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, counting_folder, supervise
 from asyncq.cli.text import printable, safe_urls
+from asyncq.cli.tracing import TracingOption, trace
 from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
@@ -89,6 +90,7 @@ def worker(  # noqa: PLR0913 - the options of the command
         float | None,
         typer.Option(metavar="SECONDS", min=0, help="How long running tasks may finish after the first SIGTERM."),
     ] = None,
+    tracing: TracingOption = False,
     scheduler: Annotated[
         bool, typer.Option("--scheduler", help="Run a scheduler beside it; of all that run, one sends what is due.")
     ] = False,
@@ -116,6 +118,7 @@ def worker(  # noqa: PLR0913 - the options of the command
                 "log-level": log_level,
                 "log-format": log_format,
                 "drain-timeout": drain_timeout,
+                "tracing": tracing or None,
                 "scheduler": scheduler or None,
             }
             # By the environment: what is on a command line, every user of the machine can read.
@@ -142,6 +145,7 @@ def worker(  # noqa: PLR0913 - the options of the command
                     metrics_port=metrics_port,
                     metrics_host=metrics_host,
                 )
+                trace(app, wanted=tracing)
                 queues = _queues(app, queue or [])
                 _introduce(app, target, queues, as_log=as_log, link=link)
                 serving = serve(app, queues, how, max_tasks=max_tasks, as_log=as_log, scheduler=scheduler)

@@ -122,10 +122,10 @@ class Supervisor:
                 return after_signal(self._stopped_by)
             if self._changes is not None:
                 self._restart_for_changes(self._changes.take())
+            self._kill_the_late()
             if self._stopping:
                 if not self._running:
                     return self._conclude()
-                self._kill_the_late()
             else:
                 self._start_what_is_due()
             for key, _ in self._selector.select(self._pause_s()):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Exchange, Queue, QueueSpec, ReplyTo
+from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Exchange, Publication, Queue, QueueSpec, ReplyTo
 from asyncq.clock import Clock
 from asyncq.errors import (
     BrokerError,
@@ -27,6 +28,10 @@ from asyncq.errors import (
 from asyncq.loggers import get_logger
 from asyncq.message import UNKNOWN_SINCE, Message, copy_of, cut_text, new_id
 from asyncq.outcome import Failure
+from asyncq.tracing.switch import sending
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
 
 __all__ = ["Publishing"]
 
@@ -52,13 +57,17 @@ class Publishing:
     Args:
         broker: Where to.
         clock: For timestamps.
+        tracing: Makes the spans of the tasks that are sent; None for none.
         timeout_s: How long one publish waits for its confirm.
         delivery_limit: Of the task queues, should one have to be declared again.
     """
 
-    def __init__(self, broker: Broker, clock: Clock, *, timeout_s: float, delivery_limit: int) -> None:
+    def __init__(
+        self, broker: Broker, clock: Clock, tracing: Tracing | None = None, *, timeout_s: float, delivery_limit: int
+    ) -> None:
         self._broker = broker
         self._clock = clock
+        self._tracing = tracing
         self._timeout_s = timeout_s
         self._delivery_limit = delivery_limit
 
@@ -83,11 +92,12 @@ class Publishing:
             PublishError: Again and again the broker says no: the queue is full, or there is none and it cannot be had.
             LeaseLost: See above.
         """
+        with sending(self._tracing, [Publication(message, to, delay)], renew=True) as (sent,):
 
-        async def publish() -> None:
-            await self._broker.publish(message, to, delay=delay, timeout_s=self._timeout_s)
+            async def publish() -> None:
+                await self._broker.publish(sent.message, to, delay=delay, timeout_s=self._timeout_s)
 
-        await self._persist(delivery, publish, queue=to.queue, is_no=_is_no)
+            await self._persist(delivery, publish, queue=to.queue, is_no=_is_no)
 
     async def dead_letter(self, delivery: Delivery, record: DeadLetterRecord) -> None:
         """Park the delivery's message with its error. Raises what `copy` raises."""

@@ -23,6 +23,7 @@ from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.report import Report
 from asyncq.worker.settled import Observer, Settled
 from asyncq.worker.settlement import Settlement
+from asyncq.worker.traces import Traces, current
 
 __all__ = ["Slot"]
 
@@ -40,6 +41,7 @@ class Slot:
         attempts: Counts how they ended.
         clock: For durations.
         observers: Hear of each delivery that was settled.
+        traces: Makes the spans of what never began.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Slot:
         attempts: Attempts,
         clock: Clock,
         observers: Sequence[Observer] = (),
+        traces: Traces | None = None,
     ) -> None:
         self._execution = execution
         self._settlement = settlement
         self._outcomes = attempts.outcomes
         self._clock = clock
+        self._traces = traces or Traces()
         self._report = Report()
         self._observers = observers
 
@@ -77,7 +81,10 @@ class Slot:
         executed, parked = Executed(delivery, 1, LostLease()), False
         try:
             executed = await self._execution.execute(delivery)
-            outcome = await self._settlement.settle(executed)
+            if executed.span is None and (span := self._traces.of_end(delivery, executed.number, executed.outcome)):
+                executed = replace(executed, span=span)
+            with current(executed.span):
+                outcome = await self._settlement.settle(executed)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - parked below, with its traceback
             _raise_if_cancelled(error)
             parked = True
@@ -87,7 +94,10 @@ class Slot:
             if not parked:
                 self._execution.ended(executed, outcome)
             seconds = self._clock.monotonic() - started
-            self._report.write(executed, outcome, seconds)
+            with current(executed.span):
+                self._report.write(executed, outcome, seconds)
+            if executed.span is not None:
+                executed.span.end(outcome)
             if self._observers:
                 self._tell_observers(executed, outcome, seconds)
         except Exception:

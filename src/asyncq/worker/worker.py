@@ -54,6 +54,7 @@ from asyncq.worker.services import make_services
 from asyncq.worker.settled import Observer
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
 
 __all__ = ["RunningTask", "Worker", "WorkerPhase", "WorkerStats"]
@@ -403,12 +404,12 @@ class Worker:
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         repeats = Repeats(self._app.recorder)
         app, revocations = self._app, self._revocations
-        middleware = tuple(app.middlewares)
-        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides)
+        middleware, traces = tuple(app.middlewares), Traces(app.tracing)
+        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides, traces)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         execution.prepare(app.tasks.values())
-        publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
+        publishing = Publishing(broker, clock, app.tracing, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         max_result_bytes = settings.max_result_bytes
         settlement = Settlement(publishing, callbacks, self._recording, clock, self._name, max_result_bytes)
-        return Slot(execution, settlement, self._attempts, clock, self.observers)
+        return Slot(execution, settlement, self._attempts, clock, self.observers, traces)
