@@ -48,11 +48,11 @@ from asyncq.message import (
     root_id_of,
 )
 from asyncq.options import Sending
+from asyncq.outbox import Outbox
 from asyncq.pending_reply import PendingReply
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
-from asyncq.sends import SendObserver, Sent, outcome_of
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.stages import first_leg
@@ -86,7 +86,7 @@ class Client:
         tracing: The same.
         canceller: Cancels tasks by their ids.
         controller: Asks workers.
-        observers: Hear of each task that was sent, or was to be.
+        outbox: Publishes what it sends.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Client:
         self.tracing = tracing
         self.canceller = Canceller(broker, settings, clock)
         self.controller = Controller(app, broker, settings, clock)
-        self.observers: Sequence[SendObserver] = ()
+        self.outbox = Outbox(broker, settings.publish_timeout_s, tracing)
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -136,7 +136,7 @@ class Client:
             PublishError: One of its other subclasses says what happened, and whether sending again is safe.
         """
         publication, handle = await self._prepare(signature)
-        await self._send(signature, publication, self._publish)
+        await self._send(signature, publication)
         return handle
 
     async def call_signature(self, signature: Signature[R]) -> R:
@@ -149,7 +149,7 @@ class Client:
             PublishError: As `send_signature`.
         """
         publication, handle = await self._prepare(signature, reply=True)
-        await self._send(signature, publication, self._publish)
+        await self._send(signature, publication)
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
@@ -199,9 +199,7 @@ class Client:
 
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
-        errors = await self._publish_many([publication for publication, _ in prepared])
-        for (publication, _), error in zip(prepared, errors, strict=True):
-            self._tell_observers(publication, error)
+        errors = await self.outbox.publish_many([publication for publication, _ in prepared])
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -214,41 +212,10 @@ class Client:
         self,
         signature: Signature[Any],
         publication: Publication,
-        publish: Callable[[Publication], Awaitable[None]],
+        publish: Callable[[Publication], Awaitable[None]] | None = None,
     ) -> None:
-        if self.tracing is None:
-            await publish(publication)
-        else:
-            with self.tracing.sending(publication) as traced:
-                await publish(traced)
+        await self.outbox.publish(publication, publish)
         await self._note([(signature, publication.message)])
-
-    async def _publish(self, publication: Publication) -> None:
-        try:
-            await self._broker.publish(
-                publication.message,
-                publication.to,
-                delay=publication.delay,
-                timeout_s=self._settings.publish_timeout_s,
-            )
-        except Exception as error:
-            self._tell_observers(publication, error)
-            raise
-        self._tell_observers(publication, None)
-
-    async def _publish_many(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
-        timeout_s = self._settings.publish_timeout_s
-        if self.tracing is None:
-            return await self._broker.publish_many(publications, timeout_s=timeout_s)
-        with self.tracing.sending_many(publications) as batch:
-            batch.errors = await self._broker.publish_many(batch.publications, timeout_s=timeout_s)
-        return batch.errors
-
-    def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
-        if self.observers:
-            sent = Sent(publication.message.type, publication.to.queue, outcome_of(error))
-            for observe in self.observers:
-                observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
         """Write into the result store that the broker has these: only now is it known."""
