@@ -47,7 +47,9 @@
         ├── ResultNotKept              the task has succeeded, and its result was not to be kept
         ├── WrongTask                  the id belongs to another task than the handle was made for
         ├── TaskFailed                 the task failed, with the remote type, message and traceback
-        │   └── TaskRejected           it was not run: the message was bad, or the task said Reject
+        │   ├── TaskRejected           it was not run: the message was bad, or the task said Reject
+        │   ├── ChordFailed            members of a chord failed, so its body does not run
+        │   └── ChordExpired           a chord's queue was gone before all its members had ended
         ├── TaskCancelled
         ├── TaskExpired                its `expires=` was over before it could run, or run again
         ├── ResultNotSerialisable      the task's return value does not fit its declared type or JSON
@@ -79,6 +81,8 @@ __all__ = [
     "BrokerError",
     "BrokerRefused",
     "BrokerUnavailable",
+    "ChordExpired",
+    "ChordFailed",
     "ConfigurationError",
     "DeliveredTooOften",
     "DuplicateTask",
@@ -357,6 +361,34 @@ class TaskFailed(ResultError):
 
 class TaskRejected(TaskFailed):
     """The task was not run, or it rejected its message: bad arguments, a bad body, an unknown name."""
+
+
+class ChordFailed(TaskFailed):
+    """Members of a chord have failed, so its body does not run.
+
+    Attributes:
+        task_id: The chord's id.
+        members: The members that failed, each a `FailedMember`; the first 100 of them.
+    """
+
+    def __init__(self, task_id: str, message: str, members: Sequence[Any] = ()) -> None:
+        super().__init__(task_id, "asyncq.errors.ChordFailed", message)
+        self.args = (task_id, message, members)
+        self.members = list(members)
+
+    def __str__(self) -> str:
+        return f"chord {self.task_id} failed: {self.message}"
+
+
+class ChordExpired(TaskFailed):
+    """The queue of a chord was gone before all its members had ended: they took longer than they were to."""
+
+    def __init__(self, task_id: str, message: str) -> None:
+        super().__init__(task_id, "asyncq.errors.ChordExpired", message)
+        self.args = (task_id, message)
+
+    def __str__(self) -> str:
+        return f"chord {self.task_id} expired: {self.message}"
 
 
 class TaskCancelled(ResultError):
