@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar, get_args, overload, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, get_args, overload, runtime_checkable
 
 from asyncq.errors import InvalidWorkflow
+from asyncq.failed_member import FailedMember
 from asyncq.options import Sending
 from asyncq.signature import Signature
 from asyncq.workflow.connecting import check_connection
@@ -76,9 +77,15 @@ def group(*members: Any) -> Group[Any]:
 
 
 @overload
-def chord(header: Group[T] | Iterable[Node[T]], body: Takes[Any, R], *, errors: Errors = "stop") -> Chord[R]: ...
+def chord(
+    header: Group[list[T]] | Iterable[Node[T]], body: Takes[list[T], R], *, errors: Literal["stop"] = "stop"
+) -> Chord[R]: ...
 @overload
-def chord(header: Group[T] | Iterable[Node[T]], body: Node[R], *, errors: Errors = "stop") -> Chord[R]: ...
+def chord(
+    header: Group[list[T]] | Iterable[Node[T]], body: Takes[list[T | FailedMember], R], *, errors: Literal["collect"]
+) -> Chord[R]: ...
+@overload
+def chord(header: Group[Any] | Iterable[Node[Any]], body: Node[R], *, errors: Errors = "stop") -> Chord[R]: ...
 def chord(header: Any, body: Any, *, errors: Errors = "stop") -> Chord[Any]:
     """Return the workflow in which a body takes the list of a group's results, once all of its members have ended.
 
