@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
+        ChordExpired,
+        ChordFailed,
         NoResultStore,
         NotSent,
         PartlyDone,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
         Unroutable,
     )
+    from asyncq.failed_member import FailedMember
     from asyncq.failed_task import FailedTask
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
@@ -54,21 +57,26 @@ if TYPE_CHECKING:
     from asyncq.signature import Signature
     from asyncq.status import TaskState, TaskStatus
     from asyncq.task import Task
+    from asyncq.workflow_handle import NodeStatus, WorkflowHandle, WorkflowStatus
 
 __all__ = [
     "AsyncQ",
     "AsyncQError",
     "At",
     "BrokerError",
+    "ChordExpired",
+    "ChordFailed",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
     "Every",
     "Exponential",
+    "FailedMember",
     "FailedTask",
     "Fixed",
     "Linear",
     "NoResultStore",
+    "NodeStatus",
     "NotSent",
     "PartlyDone",
     "PartlySent",
@@ -101,6 +109,8 @@ __all__ = [
     "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
+    "WorkflowHandle",
+    "WorkflowStatus",
     "current_context",
     "gather_results",
 ]
@@ -110,15 +120,19 @@ _HOMES = {
     "AsyncQError": "asyncq.errors",
     "At": "asyncq.schedule",
     "BrokerError": "asyncq.errors",
+    "ChordExpired": "asyncq.errors",
+    "ChordFailed": "asyncq.errors",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
     "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
+    "FailedMember": "asyncq.failed_member",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
     "Linear": "asyncq.retry",
     "NoResultStore": "asyncq.errors",
+    "NodeStatus": "asyncq.workflow_handle",
     "NotSent": "asyncq.errors",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
@@ -151,6 +165,8 @@ _HOMES = {
     "TaskStatus": "asyncq.status",
     "TimeLimitExceeded": "asyncq.errors",
     "Unroutable": "asyncq.errors",
+    "WorkflowHandle": "asyncq.workflow_handle",
+    "WorkflowStatus": "asyncq.workflow_handle",
     "current_context": "asyncq.context",
     "gather_results": "asyncq.results",
 }
