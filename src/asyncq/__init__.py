@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         BrokerError,
         ChordExpired,
         ChordFailed,
+        InvalidWorkflow,
         NoResultStore,
         NotSent,
         PartlyDone,
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     from asyncq.signature import Signature
     from asyncq.status import TaskState, TaskStatus
     from asyncq.task import Task
+    from asyncq.workflow.building import chain, chord, group
+    from asyncq.workflow.partial import PartialSignature
+    from asyncq.workflow.values import Chain, Chord, Group
+    from asyncq.workflow.workflow import Workflow
     from asyncq.workflow_handle import NodeStatus, WorkflowHandle, WorkflowStatus
 
 __all__ = [
@@ -64,6 +69,8 @@ __all__ = [
     "AsyncQError",
     "At",
     "BrokerError",
+    "Chain",
+    "Chord",
     "ChordExpired",
     "ChordFailed",
     "CircuitBreaker",
@@ -74,10 +81,13 @@ __all__ = [
     "FailedMember",
     "FailedTask",
     "Fixed",
+    "Group",
+    "InvalidWorkflow",
     "Linear",
     "NoResultStore",
     "NodeStatus",
     "NotSent",
+    "PartialSignature",
     "PartlyDone",
     "PartlySent",
     "ProcessDied",
@@ -109,10 +119,14 @@ __all__ = [
     "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
+    "Workflow",
     "WorkflowHandle",
     "WorkflowStatus",
+    "chain",
+    "chord",
     "current_context",
     "gather_results",
+    "group",
 ]
 
 _HOMES = {
@@ -122,6 +136,8 @@ _HOMES = {
     "BrokerError": "asyncq.errors",
     "ChordExpired": "asyncq.errors",
     "ChordFailed": "asyncq.errors",
+    "Chain": "asyncq.workflow.values",
+    "Chord": "asyncq.workflow.values",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
@@ -130,10 +146,13 @@ _HOMES = {
     "FailedMember": "asyncq.failed_member",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
+    "Group": "asyncq.workflow.values",
+    "InvalidWorkflow": "asyncq.errors",
     "Linear": "asyncq.retry",
     "NoResultStore": "asyncq.errors",
     "NodeStatus": "asyncq.workflow_handle",
     "NotSent": "asyncq.errors",
+    "PartialSignature": "asyncq.workflow.partial",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
     "ProcessDied": "asyncq.errors",
@@ -155,8 +174,8 @@ _HOMES = {
     "SoftTimeLimit": "asyncq.errors",
     "StoreUnavailable": "asyncq.errors",
     "Task": "asyncq.task",
-    "TaskContext": "asyncq.context",
     "TaskCancelled": "asyncq.errors",
+    "TaskContext": "asyncq.context",
     "TaskExpired": "asyncq.errors",
     "TaskFailed": "asyncq.errors",
     "TaskNotFound": "asyncq.errors",
@@ -167,8 +186,12 @@ _HOMES = {
     "Unroutable": "asyncq.errors",
     "WorkflowHandle": "asyncq.workflow_handle",
     "WorkflowStatus": "asyncq.workflow_handle",
+    "Workflow": "asyncq.workflow.workflow",
+    "chain": "asyncq.workflow.building",
+    "chord": "asyncq.workflow.building",
     "current_context": "asyncq.context",
     "gather_results": "asyncq.results",
+    "group": "asyncq.workflow.building",
 }
 
 

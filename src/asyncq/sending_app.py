@@ -9,8 +9,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
+import pydantic_core
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from asyncq.client import Client
 from asyncq.errors import InvalidOption
@@ -19,6 +20,7 @@ from asyncq.options import Sending, SendOptions, checked_id
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.signature import Signature
+from asyncq.workflow.serialising import from_json
 from asyncq.workflow.workflow import Workflow
 from asyncq.workflow_handle import WorkflowHandle
 
@@ -160,7 +162,7 @@ class SendingApp(TaskRegistry):
             NotOpen: The app was not entered.
             InvalidOption: That is no id.
         """
-        return self.handle_of(task_id, None, from_json)
+        return self.handle_of(task_id, None, pydantic_core.from_json)
 
     def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
         """Return a handle; what `Task.handle` calls."""
@@ -189,6 +191,17 @@ class SendingApp(TaskRegistry):
         """Return a handle; what `app.sync` calls."""
         return self._open_client().workflow_of(checked_id(workflow_id), workflow)
 
+    def workflow_from_json(self, text: str | bytes) -> Workflow[Any]:
+        """Return the workflow that `workflow.to_json()` has written, in this process or in another one.
+
+        Args:
+            text: JSON. Arguments of tasks that this app has are checked, and the parts against each other.
+
+        Raises:
+            InvalidWorkflow: It is none; the message says what is wrong, and where.
+        """
+        return from_json(text, self)
+
     def signature(
         self,
         task: str | Signature[Any],
@@ -214,9 +227,11 @@ class SendingApp(TaskRegistry):
             body=_body_of(task, arguments) if known is None else known.arguments.encode_named(arguments or {}),
             queue=known.queue if known is not None else (task.rpartition(".")[0] or self.name),
             reply=known.reply if known is not None else True,
-            decode=known.results.decode if known is not None else from_json,
+            decode=known.results.decode if known is not None else pydantic_core.from_json,
             keeping=known.keeping if known is not None else KEEP_EVERYTHING,
             sending=Sending.of(options),
+            task=known,
+            sender=self,
         )
 
 

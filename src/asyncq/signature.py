@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from pydantic_core import from_json
 
@@ -20,6 +20,10 @@ from asyncq.options import Sending, SendOptions
 from asyncq.results import ResultHandle
 from asyncq.return_values import Results
 from asyncq.workflow.node import Node
+from asyncq.workflow_handle import WorkflowHandle
+
+if TYPE_CHECKING:  # a workflow is made of signatures
+    from asyncq.workflow.workflow import Workflow
 
 __all__ = ["Declared", "Sender", "Signature", "callback_of"]
 
@@ -138,6 +142,14 @@ class Sender(Protocol):
 
     async def call_signature(self, signature: Signature[R]) -> R:
         """Publish the signature and wait for its result."""
+        ...
+
+    async def send_workflow(self, workflow: Workflow[R]) -> WorkflowHandle[R]:
+        """Publish what a workflow begins with, and return once the broker has confirmed it."""
+        ...
+
+    async def call_workflow(self, workflow: Workflow[R]) -> R:
+        """Publish what a workflow begins with and wait for its result."""
         ...
 
     def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:

@@ -12,6 +12,16 @@ import asyncq
 from asyncq import errors
 
 PUBLIC = [
+    "Chain",
+    "Chord",
+    "FailedMember",
+    "Group",
+    "InvalidWorkflow",
+    "PartialSignature",
+    "Workflow",
+    "chain",
+    "chord",
+    "group",
     "At",
     "AsyncQ",
     "AsyncQError",

@@ -24,6 +24,8 @@ Node = Mapping[str, Any]
 _DEEPEST = 8
 # Nodes of pydantic's schema that can take another value than the JSON schema says.
 _FREE = {"function-before", "function-wrap", "function-plain", "custom-error", "call"}
+# A number that is written as text: its JSON schema does not tell it from any other text.
+_WRITTEN_AS_TEXT = {"decimal"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def _made(annotation: Any, mode: Literal["serialization", "validation"]) -> Shap
         annotation = type(None)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        if mode == "validation" and any(node in _FREE for node in _types_in(adapter.core_schema)):
+        free = _FREE if mode == "validation" else _WRITTEN_AS_TEXT
+        if any(node in free for node in _types_in(adapter.core_schema)):
             return ANYTHING
         schema = adapter.json_schema(mode=mode)
     except (PydanticUserError, TypeError, ValueError):  # it has no JSON schema
@@ -96,11 +99,16 @@ def _types_in(schema: Any) -> Iterator[str]:
     elif isinstance(schema, Mapping):
         if isinstance(kind := schema.get("type"), str):
             yield kind
-        if schema.get("validation_alias") is not None:
+        if schema.get("validation_alias") is not None or _takes_numbers_as_text(schema):
             yield "call"
         for key, value in schema.items():
             if key not in {"metadata", "default", "expected", "config"}:
                 yield from _types_in(value)
+
+
+def _takes_numbers_as_text(schema: Mapping[str, Any]) -> bool:
+    config = schema.get("config")
+    return any(found.get("coerce_numbers_to_str") for found in (schema, config) if isinstance(found, Mapping))
 
 
 def _misfit(written: Shape, read: Shape, where: str, depth: int) -> str | None:
@@ -147,8 +155,6 @@ def _can_be(one: Node, other: Node) -> bool:
     numbers = {"integer", "number", "boolean"}
     if kind == wanted or {kind, wanted} <= numbers:
         return True
-    if kind == "string":
-        return wanted in numbers and "pattern" in one  # such as a Decimal, which is written as text
     if wanted == "string" and kind in numbers:
         return "format" in other or "pattern" in other  # such as a moment, which is read from a number, too
     return False

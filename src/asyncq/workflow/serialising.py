@@ -9,7 +9,7 @@ where.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from asyncq.workflow.workflow import Leaf, Workflow
 __all__ = ["from_json", "to_json"]
 
 _LEAF_KEYS = {"task", "queue", "arguments", "items", "into", "immutable", "reply", "keep", "result_ttl_s", "options"}
+_OPTIONS = {field.name for field in fields(Sending)}
 _DEEPEST = 50
 
 
@@ -84,8 +85,8 @@ def _written(node: Node[Any]) -> dict[str, Any]:
     else:
         assert isinstance(node, Signature | PartialSignature)  # noqa: S101 - there is no other kind
         value = _written_leaf(node)
-    if node.sending != Sending():  # type: ignore[attr-defined]
-        value["options"] = _options().dump_python(node.sending, mode="json", exclude_defaults=True)  # type: ignore[attr-defined]
+    if node.sending != Sending():
+        value["options"] = _options().dump_python(node.sending, mode="json", exclude_defaults=True)
     return value
 
 
@@ -126,7 +127,11 @@ class _Reader:
             return self._read(value, place, depth)
         except InvalidWorkflow as error:
             raise InvalidWorkflow(str(error) if str(error).startswith("$") else f"{place}: {error}") from error
-        except (ConfigurationError, MalformedMessage, ValidationError) as error:
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InvalidWorkflow(f"{place}: {where or 'its value'}: {first['msg']}.") from error
+        except (ConfigurationError, MalformedMessage) as error:
             raise InvalidWorkflow(f"{place}: {error}") from error
 
     def _read(self, value: dict[str, Any], place: str, depth: int) -> Any:
@@ -151,10 +156,10 @@ class _Reader:
         return chain(parts) if kind == "chain" else group(parts)
 
     def _leaf(self, value: dict[str, Any]) -> Leaf:
-        name, queue, into = value["task"], value.get("queue"), value.get("into")
+        name, queue, into = value["task"], value.get("queue", ""), value.get("into")
         if not isinstance(name, str) or not 1 <= len(name.encode("utf-8", "replace")) <= 255:
             raise InvalidWorkflow(f"a task's name has 1 to 255 bytes, and {name!r} has not.")
-        check_queue_name(queue)  # type: ignore[arg-type]  # it says so where it is no text
+        check_queue_name(queue)
         flags = {key: value.get(key, default) for key, default in {"reply": True, "immutable": False}.items()}
         for key, flag in flags.items():
             if not isinstance(flag, bool):
@@ -177,7 +182,7 @@ class _Reader:
                 Sending(),
                 keeping,
                 task,
-                self._app,  # type: ignore[arg-type]
+                self._app,
             )
         if "items" in value:
             body, decode = _items(value["items"], task), list_of(decode)
@@ -195,7 +200,7 @@ class _Reader:
             keeping,
             flags["immutable"],
             task,
-            self._app,  # type: ignore[arg-type]
+            self._app,
         )
 
 
@@ -209,8 +214,9 @@ def _items(value: Any, task: Declared | None) -> bytes:
     if not isinstance(value, list) or not value:
         raise InvalidWorkflow(f"items are a list of objects with arguments, not {value!r}.")
     bodies = [_arguments(item) for item in value]
-    for body in bodies if task is not None else ():
-        task.arguments.decode(body)  # type: ignore[union-attr]
+    if task is not None:
+        for body in bodies:
+            task.arguments.decode(body)
     return b'{"%b":[%b]}' % (ITEMS.encode(), b",".join(bodies))
 
 
@@ -229,6 +235,8 @@ def _check_some(task: Declared | None, body: bytes, into: str) -> None:
 
 
 def _sending(value: Any) -> Sending:
+    if isinstance(value, dict) and (unknown := value.keys() - _OPTIONS):
+        raise InvalidWorkflow(f"there is no option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}.")
     sending: Sending = _options().validate_python(value)
     own_headers(sending.headers)
     if sending.queue is not None:
@@ -239,4 +247,4 @@ def _sending(value: Any) -> Sending:
 
 @cache
 def _options() -> TypeAdapter[Sending]:
-    return TypeAdapter(Sending, config={"extra": "forbid"})
+    return TypeAdapter(Sending)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Self, TypeVar, Unpack
 
 from asyncq.errors import InvalidWorkflow
 from asyncq.options import Sending, SendOptions
 from asyncq.signature import Sender, Signature
 from asyncq.workflow.node import Node
 from asyncq.workflow.partial import PartialSignature
-
-if TYPE_CHECKING:
-    from asyncq.workflow_handle import WorkflowHandle
+from asyncq.workflow_handle import WorkflowHandle
 
 __all__ = ["Leaf", "Workflow", "leaves"]
 
