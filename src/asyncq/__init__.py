@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
+        ChordExpired,
+        ChordFailed,
         InvalidWorkflow,
         NoResultStore,
         NotSent,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from asyncq.workflow.partial import PartialSignature
     from asyncq.workflow.values import Chain, Chord, Group
     from asyncq.workflow.workflow import Workflow
+    from asyncq.workflow_handle import NodeStatus, WorkflowHandle, WorkflowStatus
 
 __all__ = [
     "AsyncQ",
@@ -68,6 +71,8 @@ __all__ = [
     "BrokerError",
     "Chain",
     "Chord",
+    "ChordExpired",
+    "ChordFailed",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
@@ -80,6 +85,7 @@ __all__ = [
     "InvalidWorkflow",
     "Linear",
     "NoResultStore",
+    "NodeStatus",
     "NotSent",
     "PartialSignature",
     "PartlyDone",
@@ -114,6 +120,8 @@ __all__ = [
     "TimeLimitExceeded",
     "Unroutable",
     "Workflow",
+    "WorkflowHandle",
+    "WorkflowStatus",
     "chain",
     "chord",
     "current_context",
@@ -126,6 +134,8 @@ _HOMES = {
     "AsyncQError": "asyncq.errors",
     "At": "asyncq.schedule",
     "BrokerError": "asyncq.errors",
+    "ChordExpired": "asyncq.errors",
+    "ChordFailed": "asyncq.errors",
     "Chain": "asyncq.workflow.values",
     "Chord": "asyncq.workflow.values",
     "CircuitBreaker": "asyncq.breaker",
@@ -140,6 +150,7 @@ _HOMES = {
     "InvalidWorkflow": "asyncq.errors",
     "Linear": "asyncq.retry",
     "NoResultStore": "asyncq.errors",
+    "NodeStatus": "asyncq.workflow_handle",
     "NotSent": "asyncq.errors",
     "PartialSignature": "asyncq.workflow.partial",
     "PartlyDone": "asyncq.errors",
@@ -173,6 +184,8 @@ _HOMES = {
     "TaskStatus": "asyncq.status",
     "TimeLimitExceeded": "asyncq.errors",
     "Unroutable": "asyncq.errors",
+    "WorkflowHandle": "asyncq.workflow_handle",
+    "WorkflowStatus": "asyncq.workflow_handle",
     "Workflow": "asyncq.workflow.workflow",
     "chain": "asyncq.workflow.building",
     "chord": "asyncq.workflow.building",

@@ -48,8 +48,8 @@
         ├── WrongTask                  the id belongs to another task than the handle was made for
         ├── TaskFailed                 the task failed, with the remote type, message and traceback
         │   ├── TaskRejected           it was not run: the message was bad, or the task said Reject
-        │   ├── ChordFailed            members of a chord failed, so its body does not run
-        │   └── ChordExpired           a chord's queue was gone before all its members had ended
+        │   ├── ChordFailed            members of a chord have failed, so what follows does not run
+        │   └── ChordExpired           a chord's queue was gone before all its members had come
         ├── TaskCancelled
         ├── TaskExpired                its `expires=` was over before it could run, or run again
         ├── ResultNotSerialisable      the task's return value does not fit its declared type or JSON
@@ -69,7 +69,10 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # pydantic takes a while to import
+    from asyncq.failed_member import FailedMember
 
 __all__ = [
     "AccessRefused",
@@ -364,31 +367,26 @@ class TaskRejected(TaskFailed):
 
 
 class ChordFailed(TaskFailed):
-    """Members of a chord have failed, so its body does not run.
+    """Members of a chord, or of a group that something follows, have failed; so what follows does not run.
 
     Attributes:
-        task_id: The chord's id.
-        members: The members that failed, each a `FailedMember`; the first 100 of them.
+        members: Those that failed, with their ids and errors; 100 at most.
     """
 
-    def __init__(self, task_id: str, message: str, members: Sequence[Any] = ()) -> None:
-        super().__init__(task_id, "asyncq.errors.ChordFailed", message)
-        self.args = (task_id, message, members)
-        self.members = list(members)
-
-    def __str__(self) -> str:
-        return f"chord {self.task_id} failed: {self.message}"
+    def __init__(
+        self,
+        task_id: str,
+        type: str,  # noqa: A002 - the wire's own word
+        message: str,
+        traceback: str = "",
+        members: Sequence[FailedMember] = (),
+    ) -> None:
+        super().__init__(task_id, type, message, traceback)
+        self.members = tuple(members)
 
 
 class ChordExpired(TaskFailed):
-    """The queue of a chord was gone before all its members had ended: they took longer than they were to."""
-
-    def __init__(self, task_id: str, message: str) -> None:
-        super().__init__(task_id, "asyncq.errors.ChordExpired", message)
-        self.args = (task_id, message)
-
-    def __str__(self) -> str:
-        return f"chord {self.task_id} expired: {self.message}"
+    """The queue of a chord was gone before all its members had come: it has expired, or somebody has deleted it."""
 
 
 class TaskCancelled(ResultError):

@@ -22,7 +22,6 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from asyncq.broker import Publication, ReplyTo
 from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotSent, PublishError, PublishUncertain
@@ -151,17 +150,12 @@ class SchedulerTerm:
                 raise error
 
     async def _publish(self, tick: Tick) -> None:
-        found = self._work.scheduled[tick.schedule]
         # Sent at its fire time, whenever that is: two messages of one tick are the same life of its task.
         headers: dict[str, HeaderValue] = {SCHEDULE: tick.schedule, FIRE_TIME: tick.at_ms, SENT_AT: tick.at_ms}
-        sending = found.signature.sending
-        signature = replace(
-            found.signature,
-            sending=replace(sending, task_id=tick.id(self._work.app), headers={**sending.headers, **headers}),
-        )
+        sends = self._work.scheduled[tick.schedule].at(tick.id(self._work.app), headers)
         while True:
             try:
-                await self._work.send(signature, self._publish_in_term)
+                await self._work.send(sends, self._publish_in_term)
             except LeaseLost:
                 raise
             except (NotSent, PublishUncertain) as error:

@@ -41,7 +41,11 @@ class Chain(Workflow[R_co]):
 
     def options(self, **options: Unpack[SendOptions]) -> Chain[R_co]:
         """Return the same chain with options for the whole; see `Workflow.options`."""
-        return replace(self, sending=Sending.of(options))
+        return self.sent_with(Sending.of(options))
+
+    def sent_with(self, sending: Sending) -> Chain[R_co]:
+        """Return the same chain with these options for the whole."""
+        return replace(self, sending=sending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,11 @@ class Group(Workflow[R_co]):
 
     def options(self, **options: Unpack[SendOptions]) -> Group[R_co]:
         """Return the same group with options for the whole; see `Workflow.options`."""
-        return replace(self, sending=Sending.of(options))
+        return self.sent_with(Sending.of(options))
+
+    def sent_with(self, sending: Sending) -> Group[R_co]:
+        """Return the same group with these options for the whole."""
+        return replace(self, sending=sending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +102,8 @@ class Chord(Workflow[R_co]):
 
     def options(self, **options: Unpack[SendOptions]) -> Chord[R_co]:
         """Return the same chord with options for the whole; see `Workflow.options`."""
-        return replace(self, sending=Sending.of(options))
+        return self.sent_with(Sending.of(options))
+
+    def sent_with(self, sending: Sending) -> Chord[R_co]:
+        """Return the same chord with these options for the whole."""
+        return replace(self, sending=sending)

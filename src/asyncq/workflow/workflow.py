@@ -55,6 +55,10 @@ class Workflow(Node[R_co]):
             InvalidOption: A value cannot be used.
         """
 
+    @abstractmethod
+    def sent_with(self, sending: Sending) -> Self:
+        """Return the same workflow with these options for the whole."""
+
     async def send(self) -> WorkflowHandle[R_co]:
         """Publish what the workflow begins with, and return once the broker has confirmed it.
 

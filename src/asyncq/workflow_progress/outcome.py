@@ -30,6 +30,7 @@ Reading = Callable[[bytes], Any] | Sequence["Reading"]
 
 _MOST_NAMED = 100
 _MOST_IN_TEXT = 5
+_CHORD_FAILED = f"{ChordFailed.__module__}.{ChordFailed.__qualname__}"
 _FAILED_MEMBERS = TypeAdapter(list[FailedMember])
 
 
@@ -113,9 +114,9 @@ def own_failure(status: TaskStatus, reply: Message | None = None) -> ResultError
     at = str(told.get("task_id") or status.id)
     kind = error.type.rpartition(".")[2]
     if kind == ChordFailed.__name__:
-        return ChordFailed(at, error.message, _members(told.get("members")))
+        return ChordFailed(at, error.type, error.message, "", _members(told.get("members")))
     if kind == ChordExpired.__name__:
-        return ChordExpired(at, error.message)
+        return ChordExpired(at, error.type, error.message)
     if status.state is TaskState.FAILED and not status.rejected:
         return TaskFailed(at, error.type, error.message, error.traceback)
     try:
@@ -127,7 +128,8 @@ def own_failure(status: TaskStatus, reply: Message | None = None) -> ResultError
 
 def _chord_failed(workflow_id: str, failing: FailedChord, known: Mapping[str, TaskStatus]) -> ChordFailed:
     members = [_member(workflow_id, index, why, known) for index, why in failing.members[:_MOST_NAMED]]
-    return ChordFailed(node_id(workflow_id, failing.path), _words(len(failing.members), failing.size, members), members)
+    text = _words(len(failing.members), failing.size, members)
+    return ChordFailed(node_id(workflow_id, failing.path), _CHORD_FAILED, text, "", members)
 
 
 def _words(failed: int, size: int, members: Sequence[FailedMember]) -> str:
