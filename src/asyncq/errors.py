@@ -46,7 +46,9 @@
         ├── ResultNotKept              the task has succeeded, and its result was not to be kept
         ├── WrongTask                  the id belongs to another task than the handle was made for
         ├── TaskFailed                 the task failed, with the remote type, message and traceback
-        │   └── TaskRejected           it was not run: the message was bad, or the task said Reject
+        │   ├── TaskRejected           it was not run: the message was bad, or the task said Reject
+        │   ├── ChordFailed            members of a chord have failed, so what follows does not run
+        │   └── ChordExpired           a chord's queue was gone before all its members had come
         ├── TaskCancelled
         ├── TaskExpired                its `expires=` was over before it could run, or run again
         ├── ResultNotSerialisable      the task's return value does not fit its declared type or JSON
@@ -78,6 +80,8 @@ __all__ = [
     "BrokerError",
     "BrokerRefused",
     "BrokerUnavailable",
+    "ChordExpired",
+    "ChordFailed",
     "ConfigurationError",
     "DeliveredTooOften",
     "DuplicateTask",
@@ -351,6 +355,29 @@ class TaskFailed(ResultError):
 
 class TaskRejected(TaskFailed):
     """The task was not run, or it rejected its message: bad arguments, a bad body, an unknown name."""
+
+
+class ChordFailed(TaskFailed):
+    """Members of a chord, or of a group that something follows, have failed; so what follows does not run.
+
+    Attributes:
+        members: A `FailedMember` for each that failed, with its id and error; 100 at most.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        type: str,  # noqa: A002 - the wire's own word
+        message: str,
+        traceback: str = "",
+        members: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(task_id, type, message, traceback)
+        self.members = tuple(members)
+
+
+class ChordExpired(TaskFailed):
+    """The queue of a chord was gone before all its members had come: it has expired, or somebody has deleted it."""
 
 
 class TaskCancelled(ResultError):
