@@ -1,8 +1,8 @@
 """The body of a task message: a JSON object of the arguments, in which keys that begin with `$` belong to asyncq.
 
-`$on_failure` says what is sent when the task has finally failed, `$failed` tells such a callback of its task, `$items`
-holds the calls of a chunk, `$workflow` the rest of a workflow. In the body, because a header frame cannot be split, and
-these may be large.
+`$on_failure` says what is sent when the task has finally failed, `$failed` tells such a callback of its task,
+`$workflow` holds the place of a task in its workflow, and `$items` the calls of a chunk. In the body, because a header
+frame cannot be split, and these may be large.
 """
 
 from __future__ import annotations

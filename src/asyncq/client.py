@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
-from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
+from asyncq.broker import Broker, Exchange, Mailbox, Publication
 from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import TaskContext, current_context
@@ -30,36 +31,27 @@ from asyncq.errors import (
     PublishError,
     ReplyLost,
 )
-from asyncq.life import SENT_AT
+from asyncq.interpreter import FlowRules, Interpreter, Source
+from asyncq.keeping import keeping_or_default
 from asyncq.loggers import get_logger
-from asyncq.message import (
-    DEADLINE_AT,
-    DUE_AT,
-    EXPIRES_AT,
-    PARENT_ID,
-    ROOT_ID,
-    SOFT_LIMIT_MS,
-    TIME_LIMIT_MS,
-    HeaderValue,
-    Message,
-    deadline_ms_of,
-    new_id,
-    root_id_of,
-)
-from asyncq.options import Sending
+from asyncq.message import DUE_AT, Message, deadline_ms_of, new_id, root_id_of
+from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.pending_reply import PendingReply
+from asyncq.program import Program, Workflow
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
+from asyncq.sending_road import SendingRoad
 from asyncq.settings import Settings
 from asyncq.signature import Signature
-from asyncq.stages import first_leg
 
 __all__ = ["Client"]
 
 log = get_logger("asyncq.client")
 
 R = TypeVar("R")
+
+_NOBODY = Lineage()
 
 _IN_FLIGHT = 1000
 """How many confirms `send_many` waits for at once: enough to fill the pipe, few enough to bound the memory."""
@@ -180,6 +172,54 @@ class Client:
             ) from errors[0]
         return [item for item in outcomes if isinstance(item, ResultHandle)]
 
+    async def send_program(
+        self, program: Program, workflow: Workflow, *, expect: Sequence[str] = ()
+    ) -> dict[str, PendingReply]:
+        """Publish what a compiled workflow begins with, and return once the broker has confirmed all of it.
+
+        Members of a group are published as they are needed, with their confirms pipelined.
+
+        Args:
+            program: What it was compiled to.
+            workflow: What all of its messages know; `reply_to`, `sent_ms` and an inherited deadline are set here.
+            expect: The ids whose ends are wanted here, the workflow's own among them.
+
+        Returns:
+            What will come of each of these ids.
+
+        Raises:
+            PartlySent: Some of its first messages were not taken.
+            PublishError: Its other subclasses say what happened; nothing was sent, or that is not known.
+            InvalidOption: A step would expire before it is due.
+            BrokerError: The queue of a chord could not be made.
+        """
+        sending = _sending_task()
+        lineage = _lineage()
+        reply_to = (await self._open_mailbox()).address if expect else None
+        ends = [end for end in (workflow.deadline_ms, lineage.deadline_ms) if end is not None]
+        workflow = replace(
+            workflow, reply_to=reply_to, sent_ms=self._clock.now_ms(), deadline_ms=min(ends, default=None)
+        )
+        pending = {id_: self._expect(id_) for id_ in expect}
+        settings = self._settings
+        rules = FlowRules(self._tasks_exchange, settings.max_message_bytes, settings.chord_kept_s)
+        road = SendingRoad(self._broker, self._clock, self._app, settings.publish_timeout_s, self._note_publications)
+        source = Source(self._app, None if sending is None else sending.task_id)
+        await Interpreter(road, self._clock, rules, source).start(program, workflow)
+        return pending
+
+    async def _note_publications(self, items: Sequence[Publication]) -> None:
+        if self.recorder is None:
+            return
+        now_ms = self._clock.now_ms()
+        updates = [
+            sent_update(item.message, item.to.queue, keeping, now_ms)
+            for item in items
+            if (keeping := keeping_or_default(item.message)).states
+        ]
+        if updates:
+            await self.recorder.note(updates)
+
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
         errors = await self._broker.publish_many(
@@ -251,21 +291,8 @@ class Client:
             reply = signature.reply if sending.reply is None else sending.reply
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
-        delay_s, expires_ms = sending.times_at(now_ms)
         keeping = sending.keeping.over(signature.keeping)
-        headers: dict[str, HeaderValue] = {
-            SENT_AT: now_ms,  # before the headers: a tick was sent at its fire time, and users have no such header
-            **sending.headers,
-            **keeping.headers(),
-            **_lineage(),
-            **_limits(sending, now_ms),
-        }
-        if delay_s > 0:
-            due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
-            delay_s, staged = first_leg(delay_s, due_ms)
-            headers.update(staged)
-        if expires_ms is not None:
-            headers[EXPIRES_AT] = expires_ms
+        headers, delay = headers_and_delay(sending, keeping, _lineage(), now_ms)
         pending, reply_to = None, None
         if reply:
             reply_to = (await self._open_mailbox()).address
@@ -283,9 +310,7 @@ class Client:
             timestamp_ms=now_ms,
             app_id=self._app,
         )
-        publication = Publication(
-            message, Exchange(self._tasks_exchange, queue), Delay(delay_s) if delay_s > 0 else None
-        )
+        publication = Publication(message, Exchange(self._tasks_exchange, queue), delay)
         due_at_ms = headers.get(DUE_AT)
 
         async def cancel() -> None:
@@ -362,24 +387,13 @@ class Client:
             pending.lose(error)
 
 
-def _lineage() -> dict[str, Any]:
-    """Return the headers that tell which task has sent this one."""
+def _lineage() -> Lineage:
+    """Return which task sends this one, if one does. What has a deadline passes it on."""
     context = _sending_task()
-    return {} if context is None else {PARENT_ID: context.task_id, ROOT_ID: root_id_of(context.message)}
-
-
-def _limits(sending: Sending, now_ms: int) -> dict[str, Any]:
-    """Return the headers of a send's limits; mostly there are none.
-
-    A task that has a deadline passes it on to what it sends: a later one does not help anybody who waits for it.
-    """
-    seconds = {TIME_LIMIT_MS: sending.time_limit_s, SOFT_LIMIT_MS: sending.soft_time_limit_s}
-    found: dict[str, Any] = {name: round(limit_s * 1000) for name, limit_s in seconds.items() if limit_s is not None}
-    context, own_ms = _sending_task(), sending.deadline_at(now_ms)
-    declines = sending.says_deadline and own_ms is None
-    inherited_ms = None if context is None or declines else deadline_ms_of(context.message)
-    ends = [end for end in (own_ms, inherited_ms) if end is not None]
-    return {**found, DEADLINE_AT: min(ends)} if ends else found
+    if context is None:
+        return _NOBODY
+    message = context.message
+    return Lineage(context.task_id, root_id_of(message), deadline_ms_of(message))
 
 
 def _sending_task() -> TaskContext | None:

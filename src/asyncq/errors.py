@@ -69,10 +69,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # pydantic takes a while to import
-    from asyncq.failed_member import FailedMember
+from typing import Any
 
 __all__ = [
     "AccessRefused",
@@ -370,7 +367,7 @@ class ChordFailed(TaskFailed):
     """Members of a chord, or of a group that something follows, have failed; so what follows does not run.
 
     Attributes:
-        members: Those that failed, with their ids and errors; 100 at most.
+        members: A `FailedMember` for each that failed, with its id and error; 100 at most.
     """
 
     def __init__(
@@ -379,7 +376,7 @@ class ChordFailed(TaskFailed):
         type: str,  # noqa: A002 - the wire's own word
         message: str,
         traceback: str = "",
-        members: Sequence[FailedMember] = (),
+        members: Sequence[Any] = (),
     ) -> None:
         super().__init__(task_id, type, message, traceback)
         self.members = tuple(members)

@@ -113,6 +113,8 @@ class Workflow:
         on_failure: What is sent when the workflow has finally failed.
         keeping: What the result store keeps of the workflow itself.
         name: For people: what the store calls it.
+        deadline_ms: By when its work must be done, in milliseconds since the epoch; each step has it.
+        sent_ms: When it was sent, in milliseconds since the epoch; a workflow that is sent again has a later life.
     """
 
     id: str
@@ -120,6 +122,8 @@ class Workflow:
     on_failure: Callback | None = None
     keeping: Keeping = KEEP_EVERYTHING
     name: str = UNNAMED
+    deadline_ms: int | None = None
+    sent_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

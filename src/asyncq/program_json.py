@@ -23,7 +23,17 @@ from asyncq.program import UNNAMED, Arrival, Errors, Fork, Place, Program, Step,
 from asyncq.queue_names import check_queue_name
 from asyncq.stages import LONGEST_DELAY_S
 
-__all__ = ["WORKFLOW", "place_in", "program_from_json", "program_json", "with_place"]
+__all__ = [
+    "WORKFLOW",
+    "is_step",
+    "place_in",
+    "place_json",
+    "place_of",
+    "program_from_json",
+    "program_json",
+    "with_place",
+    "with_raw_key",
+]
 
 WORKFLOW = "$workflow"
 """The key of a task's message that holds its place. In the body, because a header frame cannot be split."""
@@ -93,6 +103,10 @@ def place_json(place: Place) -> bytes:
     value: dict[str, Any] = {"id": workflow.id} | _keeping(workflow.keeping)
     if workflow.name != UNNAMED:
         value["name"] = workflow.name
+    if workflow.deadline_ms is not None:
+        value["deadline_ms"] = workflow.deadline_ms
+    if workflow.sent_ms:
+        value["sent_ms"] = workflow.sent_ms
     if workflow.reply_to is not None:
         value["reply_to"] = workflow.reply_to
     if workflow.on_failure is not None:
@@ -138,13 +152,18 @@ def _with_raw(value: dict[str, Any], raw: Mapping[str, bytes | None]) -> bytes:
 # --- reading
 
 
+def is_step(body: bytes) -> bool:
+    """Tell whether a message's body may have a place in a workflow: without reading it."""
+    return b'workflow"' in body
+
+
 def place_in(body: bytes) -> Place | None:
     """Return the place of a task in its workflow, of a message's body; None where it belongs to none.
 
     Raises:
         MalformedMessage: What is there is no place.
     """
-    if b'workflow"' not in body:
+    if not is_step(body):
         return None
     try:
         value = object_of(body).get(WORKFLOW)
@@ -168,6 +187,8 @@ def place_of(value: Any) -> Place:
         None if on_failure is None else read_callback(on_failure),
         _read_keeping(fields, what),
         _name(fields.get("name", UNNAMED), f"{what}name"),
+        None if fields.get("deadline_ms") is None else _integer(fields["deadline_ms"], f"{what}deadline_ms", 1),
+        _integer(fields.get("sent_ms", 0), f"{what}sent_ms", 0),
     )
     chord = fields.get("chord")
     ends = fields.get("ends", True)

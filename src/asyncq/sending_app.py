@@ -6,7 +6,7 @@ Thin: all of it is done by `client.py`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 import pydantic_core
@@ -17,6 +17,8 @@ from asyncq.client import Client
 from asyncq.errors import InvalidOption
 from asyncq.keeping import KEEP_EVERYTHING
 from asyncq.options import Sending, SendOptions, checked_id
+from asyncq.pending_reply import PendingReply
+from asyncq.program import Program, Workflow
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.signature import Signature
@@ -56,6 +58,11 @@ class SendingApp(TaskRegistry):
     async def call_workflow(self, workflow: Workflow[R]) -> R:
         """Publish what the workflow begins with and wait for its result; what `Workflow.call` calls."""
         return await self._open_client().call_workflow(workflow)
+    async def send_program(
+        self, program: Program, workflow: Workflow, *, expect: Sequence[str] = ()
+    ) -> dict[str, PendingReply]:
+        """Publish what a compiled workflow begins with. Arguments and errors as for `Client.send_program`."""
+        return await self._open_client().send_program(program, workflow, expect=expect)
 
     @overload
     async def send(self, task: Signature[R]) -> ResultHandle[R]: ...

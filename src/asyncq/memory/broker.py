@@ -18,6 +18,7 @@ from asyncq.broker import Address, BrokerStatus, DeadLetters, Delay, Exchange, I
 from asyncq.clock import Timer
 from asyncq.errors import AsyncQError, NotOpen, NotSent, PublishError
 from asyncq.loggers import get_logger
+from asyncq.memory.barrier import MemoryBarriers, MemoryGathered
 from asyncq.memory.consumer import MemorySubscription
 from asyncq.memory.dead_letters import MemoryDeadLetters
 from asyncq.memory.journal import MemoryFollowing, MemoryJournal
@@ -55,6 +56,7 @@ class MemoryBroker:
         self._subscriptions: set[MemorySubscription] = set()
         self._campaigns: set[MemoryCampaign] = set()
         self.followings: set[MemoryFollowing] = set()
+        self._gathered: set[MemoryGathered] = set()
 
     # --- life
 
@@ -82,6 +84,8 @@ class MemoryBroker:
             subscription.close()
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
+        for gathered in tuple(self._gathered):
+            gathered.lose()
         for following in tuple(self.followings):
             following.end(NotOpen("The connection to the broker is closed."))
 
@@ -95,6 +99,8 @@ class MemoryBroker:
             subscription.lose_leases()
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
+        for gathered in tuple(self._gathered):
+            gathered.lose()
         for following in tuple(self.followings):
             following.begin_again()
 
@@ -243,6 +249,10 @@ class MemoryBroker:
     def journal(self, name: str, *, keep_s: float) -> MemoryJournal:
         """See `asyncq.broker.Broker.journal`."""
         return MemoryJournal(self._node, self._names.journal(name), keep_s, self._settings.max_message_bytes, self)
+
+    def barriers(self) -> MemoryBarriers:
+        """See `asyncq.broker.Broker.barriers`."""
+        return MemoryBarriers(self._node, self._names, self._settings.max_message_bytes, self._gathered)
 
     def _check_open(self) -> None:
         if not self.is_open:

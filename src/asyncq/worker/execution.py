@@ -121,7 +121,7 @@ class Execution:
             if attempt is None:
                 if not self._rules.revocations.is_current:
                     await self._rules.revocations.wait_until_current()
-                if delivery.message.task_id in self._rules.revocations:
+                if self._rules.revocations.has(delivery.message):
                     return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 if await self._rules.repeats.has(delivery):
                     return Executed(delivery, number, Repeated())

@@ -32,6 +32,7 @@ from asyncq.message import (
     unknown_since_ms_of,
 )
 from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected, Staged
+from asyncq.program_json import place_in
 from asyncq.worker.attempt import AnyTask
 from asyncq.worker.turns import Turns
 
@@ -97,6 +98,7 @@ class Intake:
             limits_ms_of(message)
             keeping_of(message)
             check_life(message)
+            place_in(message.body)  # read after the run, and by then it must be known to be sound
             turn_at_ms_of(message)
             _check_form(message)
             task = self._tasks.get(message.type)

@@ -27,6 +27,7 @@ from asyncq.broker import Broker, QueueSpec
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
+from asyncq.interpreter import FlowRules
 from asyncq.loggers import get_logger
 from asyncq.recording import Recorder
 from asyncq.retry import RetryDefaults
@@ -41,6 +42,7 @@ from asyncq.worker.cancelling import Cancelling
 from asyncq.worker.cleaning import keep_clean
 from asyncq.worker.concurrency import Concurrency
 from asyncq.worker.consuming import QueueConsumer
+from asyncq.worker.continuing import Continuing
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
@@ -425,6 +427,7 @@ class Worker:
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
-        max_result_bytes = settings.max_result_bytes
-        settlement = Settlement(publishing, callbacks, self._recording, clock, self._name, max_result_bytes)
+        flow = FlowRules(f"{settings.namespace}.tasks", settings.max_message_bytes, settings.chord_kept_s)
+        continuing = Continuing(broker, publishing, callbacks, self._recording, clock, flow, timeout_s=timeout_s)
+        settlement = Settlement(publishing, continuing, self._recording, clock, self._name, settings.max_result_bytes)
         return Slot(execution, settlement, self._attempts, clock)

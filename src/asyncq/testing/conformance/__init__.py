@@ -36,6 +36,8 @@ THEMES: Final = (
     "handles",
     "retries",
     "callbacks",
+    "programs",
+    "program_failures",
     "intake",
     "breaker",
     "cancelling",

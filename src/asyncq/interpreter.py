@@ -1,0 +1,420 @@
+"""Going on with a program: what is published when a task of a workflow has ended, or when a workflow is sent.
+
+    a value ─▶ what follows? ─┬─ a step ──▶ its message, with the rest of the program
+                              ├─ a fork ──▶ its barrier, if anybody wants the list; then the messages of its members
+                              └─ nothing ─┬─ inside a joined fork ──▶ arrives at its barrier
+                                          └─ else ──▶ the workflow's end
+    an error ─▶ the rest does not run: it arrives at the barrier, or is the workflow's end
+
+    the last arrival ─▶ all members ─┬─ all have a value, or errors="collect" ──▶ the list is the value of the fork
+                                     └─ some have failed ──▶ the fork has failed, and so on, outwards
+
+The same code serves the sender and the workers; how things get to the broker is the `Road`'s.
+
+Invariant: what is published has ids from the program, so doing all of it once more, after a crash, makes no new task.
+The barrier is removed after what follows it is confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol
+
+from pydantic_core import from_json, to_json
+
+from asyncq.barrier import MOST_MEMBERS, Gathered, Member
+from asyncq.body import ITEMS, ON_FAILURE, object_of
+from asyncq.broker import Exchange, Publication
+from asyncq.clock import Clock
+from asyncq.errors import InvalidOption, MalformedMessage, MessageTooLarge, QueueGone
+from asyncq.failed_member import FailedMember
+from asyncq.life import RUNS
+from asyncq.message import HeaderValue, Message, ReplyType, cut_text, new_id
+from asyncq.outcome import Failure
+from asyncq.outgoing import Lineage, headers_and_delay
+from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
+from asyncq.program_json import place_in, with_place, with_raw_key
+
+__all__ = ["CHORD_EXPIRED", "CHORD_FAILED", "Ending", "FlowRules", "Interpreter", "Road", "Source", "error_of"]
+
+CHORD_FAILED = "asyncq.errors.ChordFailed"
+CHORD_EXPIRED = "asyncq.errors.ChordExpired"
+
+_AT_ONCE = 500
+"""How many members are published together: enough to fill the pipe, few enough to bound the memory."""
+
+_MEMBERS_TOLD = 100
+_MEMBERS_NAMED = 5
+_TEXT_BYTES = 500
+_FAILED_AS: Final[Mapping[str, Literal["rejected", "cancelled", "expired"]]] = {
+    ReplyType.REJECTED: "rejected",
+    ReplyType.CANCELLED: "cancelled",
+    ReplyType.EXPIRED: "expired",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a task, a fork or a workflow has ended.
+
+    Attributes:
+        kind: A `ReplyType`.
+        body: Its value, or its error, as JSON.
+        task_id: The task that it ended with.
+        task: That task's name.
+    """
+
+    kind: str
+    body: bytes
+    task_id: str = ""
+    task: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether there is a value."""
+        return self.kind == ReplyType.SUCCEEDED
+
+    @classmethod
+    def of_failure(cls, kind: str, failure: Failure, **more: Any) -> Ending:
+        """Return the ending of what has failed, with its error as it is told in replies."""
+        error = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
+        return cls(kind, to_json(error), **more)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRules:
+    """What holds for all workflows of an app.
+
+    Attributes:
+        exchange: Where tasks are sent to.
+        max_bytes: How much a message may have.
+        chord_kept_s: How long a barrier stands beyond what its members may take by their options, in seconds.
+    """
+
+    exchange: str
+    max_bytes: int
+    chord_kept_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who goes on.
+
+    Attributes:
+        app_id: The app.
+        parent_id: The task that has ended; None for a sender.
+        headers: What its messages have beside their own: a trace.
+        is_repeat: Whether this may have been done before, by somebody who has died in the middle.
+    """
+
+    app_id: str | None
+    parent_id: str | None = None
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    is_repeat: bool = False
+
+
+class Road(Protocol):
+    """How what follows gets to the broker. What a method raises ends the going on; it can be done again."""
+
+    async def publish(self, items: Sequence[Publication]) -> None:
+        """Publish messages; all are confirmed when it returns."""
+        ...
+
+    async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None:
+        """See `asyncq.barrier.Barriers.open`."""
+        ...
+
+    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+        """See `asyncq.barrier.Barriers.arrive`.
+
+        Raises:
+            QueueGone: The barrier is gone, and what follows it has not been done.
+        """
+        ...
+
+    async def end(self, workflow: Workflow, ending: Ending) -> None:
+        """Tell and record how a workflow has ended."""
+        ...
+
+
+class Interpreter:
+    """Goes on with the programs of workflows.
+
+    Args:
+        road: The way to the broker.
+        clock: For timestamps, delays, and how long barriers stand.
+        rules: What holds for all workflows.
+        source: Who goes on.
+    """
+
+    def __init__(self, road: Road, clock: Clock, rules: FlowRules, source: Source) -> None:
+        self._road = road
+        self._clock = clock
+        self._rules = rules
+        self._source = source
+
+    async def start(self, program: Program, workflow: Workflow) -> None:
+        """Publish what a program begins with.
+
+        Raises:
+            Exception: What the road raises.
+            MessageTooLarge: One of its messages is more than a message may be.
+            InvalidOption: One would expire before it is due; or a fork has too many members.
+        """
+        await self._run(Place(workflow, program), None)
+
+    async def go_on(self, place: Place, ending: Ending) -> None:
+        """Publish what follows from the end of a task.
+
+        Args:
+            place: The task's.
+            ending: How it has ended.
+
+        Raises:
+            Exception: What the road raises.
+            MessageTooLarge, MalformedMessage, InvalidOption: What follows cannot be sent.
+        """
+        if ending.is_success and place.then:
+            await self._run(place, ending.body)
+        elif place.chord is not None:
+            await self._arrive(place.workflow, place.chord, ending)
+        elif place.ends or not ending.is_success:
+            await self._road.end(place.workflow, ending)
+
+    def check(self, place: Place, value: bytes) -> None:
+        """See whether what follows can be sent with this value, before anybody is told that there is one.
+
+        Raises:
+            MessageTooLarge, MalformedMessage, InvalidOption: It cannot.
+        """
+        following = place.then[:1]
+        firsts = [member[0] for item in following if isinstance(item, Fork) for member in item.members if member]
+        for item in (*following, *firsts):
+            if isinstance(item, Step):
+                size = len(self._publication(item, place, value).message.body)
+                if size > self._rules.max_bytes:
+                    raise _too_large(item, size, self._rules.max_bytes)
+
+    # --- what follows
+
+    async def _run(self, place: Place, value: bytes | None) -> None:
+        """Publish the first element of what follows, and give it the rest."""
+        if not place.then:
+            await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"null" if value is None else value))
+            return
+        element, place = place.then[0], replace(place, then=place.then[1:])
+        if isinstance(element, Step):
+            await self._road.publish([self._publication(element, place, value)])
+        else:
+            await self._fork(element, place, value)
+
+    async def _fork(self, fork: Fork, place: Place, value: bytes | None) -> None:
+        size = len(fork.members)
+        if size > MOST_MEMBERS:
+            raise InvalidOption(f"A group has {MOST_MEMBERS} members at most, and not {size}. Use chunks.")
+        if not fork.members:
+            await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"[]"))
+            return
+        kept_until_ms = 0
+        is_joined = fork.joined or bool(place.then) or place.chord is not None
+        if is_joined:
+            keep_s = self._rules.chord_kept_s + _longest_s(fork, self._clock.now_ms())
+            kept_until_ms = self._clock.now_ms() + round(keep_s * 1000)
+            await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
+        later: list[tuple[Place, bytes | None]] = []
+        batch: list[Publication] = []
+        for index, member in enumerate(fork.members):
+            arrival = Arrival(fork.id, index, size, kept_until_ms) if is_joined else None
+            inside = Place(place.workflow, member[1:], arrival, ends=False)
+            if member and isinstance(member[0], Step):
+                batch.append(self._publication(member[0], inside, value))
+            else:  # it begins with a fork of its own, or is empty
+                later.append((replace(inside, then=member), value))
+            if len(batch) == _AT_ONCE:
+                await self._road.publish(batch)
+                batch = []
+        if batch:
+            await self._road.publish(batch)
+        for inside, given in later:
+            await self._run(inside, given)
+
+    def _publication(self, step: Step, place: Place, value: bytes | None) -> Publication:
+        """Return the message of a step.
+
+        Args:
+            step: The step.
+            place: What it carries.
+            value: What came before.
+        """
+        workflow, now_ms = place.workflow, self._clock.now_ms()
+        lineage = Lineage(self._source.parent_id, workflow.id, workflow.deadline_ms)
+        headers, delay = headers_and_delay(step.sending, step.keeping, lineage, now_ms)
+        headers.update(self._source.headers)
+        if self._source.is_repeat:
+            headers[RUNS] = 1
+        message = Message(
+            type=step.task,
+            body=with_place(_body(step, value), place),
+            task_id=step.id,
+            message_id=new_id(),
+            reply_to=workflow.reply_to if step.reply else None,
+            headers=headers,
+            timestamp_ms=now_ms,
+            app_id=self._source.app_id,
+        )
+        return Publication(message, Exchange(self._rules.exchange, step.queue), delay)
+
+    # --- barriers
+
+    async def _arrive(self, workflow: Workflow, arrival: Arrival, ending: Ending) -> None:
+        member = Member(arrival.index, ending.kind, ending.body, ending.task_id, ending.task)
+        try:
+            gathered = await self._road.arrive(arrival, member)
+        except QueueGone as error:
+            await self._road.end(workflow, _expired(arrival, ending, error))
+            return
+        if gathered is None:
+            return
+        try:
+            await self._join(gathered)
+            await gathered.done()
+        finally:
+            await gathered.give_back()
+
+    async def _join(self, gathered: Gathered) -> None:
+        """Go on with what all members have brought."""
+        place, errors = _read_head(gathered.head)
+        failed = [_failed(member) for member in gathered.members if member.kind != ReplyType.SUCCEEDED]
+        if failed and errors == "stop":
+            await self.go_on(place, _chord_failed(failed, len(gathered.members)))
+            return
+        limit = self._rules.max_bytes
+        if gathered.is_too_large:
+            too_large = Failure(
+                "asyncq.errors.ResultTooLarge",
+                f"The values of {len(gathered.members)} members together are more than a message may have, {limit} "
+                "bytes. Let each return less: the name of a file, or of an object in a store.",
+            )
+            await self.go_on(place, Ending.of_failure(ReplyType.FAILED, too_large))
+            return
+        value = b"[%b]" % b",".join(_values(gathered.members))
+        try:
+            self.check(place, value)
+        except (MessageTooLarge, MalformedMessage, InvalidOption) as error:
+            await self.go_on(place, Ending.of_failure(ReplyType.FAILED, Failure.of(error)))
+        else:
+            await self.go_on(place, Ending(ReplyType.SUCCEEDED, value))
+
+
+def _body(step: Step, value: bytes | None) -> bytes:
+    """Return the arguments of a step, with the value of what came before."""
+    body = step.arguments
+    if step.into == WHOLE and value is not None:
+        body = value.strip()
+        if not body.startswith(b"{"):
+            raise MalformedMessage(
+                f"Task {step.task!r} takes one model as its message, and what comes before it returns no object."
+            )
+    elif step.into is not None and value is not None:
+        body = with_raw_key(body, step.into, value)
+    if step.items is not None:
+        body = with_raw_key(body, ITEMS, step.items)
+    sending = step.sending
+    if sending.says_on_failure:
+        callback = sending.on_failure
+        body = with_raw_key(body, ON_FAILURE, b"null" if callback is None else callback.to_json())
+    return body
+
+
+def _head(fork: Fork, place: Place) -> bytes:
+    return with_place(to_json({"errors": fork.errors}), place)
+
+
+def _read_head(head: bytes) -> tuple[Place, str]:
+    place = place_in(head)
+    if place is None:
+        raise MalformedMessage("The queue of a chord does not say what follows.")
+    return place, str(object_of(head).get("errors", "stop"))
+
+
+def _values(members: Sequence[Member]) -> Iterator[bytes]:
+    for member in members:
+        if member.kind == ReplyType.SUCCEEDED:
+            yield member.body
+        else:
+            yield _failed(member).model_dump_json().encode()
+
+
+def error_of(kind: str, body: bytes) -> tuple[str, str]:
+    """Return type and message of an error, from the body of a reply; both empty for what was cancelled."""
+    try:
+        value = from_json(body)
+    except ValueError:
+        value = None
+    fields: dict[str, Any] = value if isinstance(value, dict) else {}
+    if kind == ReplyType.EXPIRED:
+        error = fields.get("error")
+        inner = error if isinstance(error, dict) else {}
+        return "asyncq.errors.TaskExpired", str(inner.get("message", "its time was over before it could run"))
+    return str(fields.get("type", "")), str(fields.get("message", ""))
+
+
+def _failed(member: Member) -> FailedMember:
+    kind, message = error_of(member.kind, member.body)
+    return FailedMember(
+        failed=_FAILED_AS.get(member.kind, "failed"),
+        index=member.index,
+        task_id=member.task_id,
+        task=member.task,
+        error_type=cut_text(kind, _TEXT_BYTES),
+        error_message=cut_text(message, _TEXT_BYTES),
+    )
+
+
+def _chord_failed(failed: Sequence[FailedMember], size: int) -> Ending:
+    """Return the ending of a fork of which some members have failed; where all are cancelled, so is it."""
+    if all(member.failed == ReplyType.CANCELLED for member in failed):
+        return Ending(ReplyType.CANCELLED, b"null", failed[0].task_id, failed[0].task)
+    named = "; ".join(
+        f"member {member.index} ({member.task} {member.task_id}) {member.failed}"
+        + (f" with {member.error_type}: {member.error_message}" if member.error_type else "")
+        for member in failed[:_MEMBERS_NAMED]
+    )
+    more = len(failed) - _MEMBERS_NAMED
+    error = {
+        "type": CHORD_FAILED,
+        "message": f"{len(failed)} of {size} members brought no value, so what follows them does not run: {named}"
+        + (f"; and {more} more" if more > 0 else ""),
+        "traceback": "",
+        "members": [member.model_dump() for member in failed[:_MEMBERS_TOLD]],
+    }
+    return Ending(ReplyType.FAILED, to_json(error), failed[0].task_id, failed[0].task)
+
+
+def _expired(arrival: Arrival, ending: Ending, error: QueueGone) -> Ending:
+    text = (
+        f"Member {arrival.index} of {arrival.size} came to the barrier of chord {arrival.chord}, and it was gone: its "
+        "members took longer than it was kept (chord_kept_s), or somebody has deleted its queue. What follows does not "
+        f"run. {error}"
+    )
+    failure = Failure(CHORD_EXPIRED, text)
+    return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
+
+
+def _too_large(step: Step, size: int, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"The message of task {step.task!r}, which follows, would have {size} bytes with this result, and at most "
+        f"{limit} may be (max_message_bytes)."
+    )
+
+
+def _longest_s(element: Step | Fork, now_ms: int) -> float:
+    """Return how long an element may take by its own options, in seconds: delays, and time limits."""
+    if isinstance(element, Fork):
+        return max((sum(_longest_s(item, now_ms) for item in member) for member in element.members), default=0.0)
+    sending = element.sending
+    delay_s = sending.delay_s or 0.0
+    if sending.eta_ms is not None:
+        delay_s = max(0.0, (sending.eta_ms - now_ms) / 1000)
+    return delay_s + (sending.time_limit_s or 0.0)
