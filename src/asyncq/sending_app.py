@@ -18,7 +18,8 @@ from asyncq.errors import InvalidOption
 from asyncq.keeping import KEEP_EVERYTHING
 from asyncq.options import Sending, SendOptions, checked_id
 from asyncq.pending_reply import PendingReply
-from asyncq.program import Program, Workflow
+from asyncq.program import Program
+from asyncq.program import Workflow as Whole
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.signature import Signature
@@ -58,8 +59,9 @@ class SendingApp(TaskRegistry):
     async def call_workflow(self, workflow: Workflow[R]) -> R:
         """Publish what the workflow begins with and wait for its result; what `Workflow.call` calls."""
         return await self._open_client().call_workflow(workflow)
+
     async def send_program(
-        self, program: Program, workflow: Workflow, *, expect: Sequence[str] = ()
+        self, program: Program, workflow: Whole, *, expect: Sequence[str] = ()
     ) -> dict[str, PendingReply]:
         """Publish what a compiled workflow begins with. Arguments and errors as for `Client.send_program`."""
         return await self._open_client().send_program(program, workflow, expect=expect)
