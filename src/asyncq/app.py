@@ -287,9 +287,7 @@ class AsyncQ(SendingApp):
     def schedule(
         self, name: str, task: Signature[Any] | Workflow[Any] | str, when: Any, **options: Unpack[ScheduleOptions]
     ) -> None:
-        """Let a task or a workflow run by itself, wherever a scheduler runs.
-
-        That is `asyncq scheduler`, or `asyncq worker --scheduler`.
+        """Let a task or a workflow run by itself, wherever a scheduler runs: `asyncq scheduler`, `worker --scheduler`.
 
         Args:
             name: Of the schedule: letters, digits, `.`, `_`, `-`. It is part of its tasks' ids.

@@ -19,7 +19,7 @@ from asyncq.keeping import KEEP_EVERYTHING
 from asyncq.options import Sending, SendOptions, checked_id
 from asyncq.pending_reply import PendingReply
 from asyncq.program import Program
-from asyncq.program import Workflow as AWorkflow
+from asyncq.program import Workflow as Whole
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.signature import Signature
@@ -61,7 +61,7 @@ class SendingApp(TaskRegistry):
         return await self._open_client().call_workflow(workflow)
 
     async def send_program(
-        self, program: Program, workflow: AWorkflow, *, expect: Sequence[str] = ()
+        self, program: Program, workflow: Whole, *, expect: Sequence[str] = ()
     ) -> dict[str, PendingReply]:
         """Publish what a compiled workflow begins with. Arguments and errors as for `Client.send_program`."""
         return await self._open_client().send_program(program, workflow, expect=expect)

@@ -155,3 +155,7 @@ class Sender(Protocol):
     def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
         """Return a handle for a task that anybody has sent."""
         ...
+
+    def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:
+        """Return a handle for a workflow that anybody has sent."""
+        ...
