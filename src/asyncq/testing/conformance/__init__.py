@@ -46,6 +46,7 @@ THEMES: Final = (
     "limits",
     "processes",
     "working",
+    "workflow_table",
     "leading",
 )
 
