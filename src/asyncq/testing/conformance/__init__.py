@@ -47,6 +47,8 @@ THEMES: Final = (
     "processes",
     "working",
     "workflow_table",
+    "workflow_errors",
+    "workflow_options",
     "leading",
 )
 

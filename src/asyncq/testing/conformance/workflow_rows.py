@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from asyncq.app import AsyncQ
+from asyncq.broker import QueueSpec
 from asyncq.context import TaskContext
 from asyncq.errors import ResultError
 from asyncq.failed_member import FailedMember
@@ -225,6 +226,7 @@ async def differing(bench: Bench, rows: Sequence[Row]) -> list[str]:
     tasks = Tasks(app)
     workflows = [row.build(tasks) for row in rows]
     async with bench.working(app, {QUEUE: 20, "other": 4, "inner": 4}):
+        await app.broker.ensure([QueueSpec(name) for name in ("other", "inner")])  # the worker has only just begun
         found = await asyncio.gather(*(_difference(app, row, made) for row, made in zip(rows, workflows, strict=True)))
     return [difference for difference in found if difference is not None]
 
