@@ -69,11 +69,8 @@ class Answers:
         items = self._items.get((number, of))
         if items is None:
             handle = self._handles[number]
-            if of == "statuses" and isinstance(handle, ResultHandle):
-                items = handle.statuses()
-            else:
-                items = handle.updates()
-            self._items[number, of] = items
+            of_task = of == "statuses" and isinstance(handle, ResultHandle)
+            items = self._items[number, of] = handle.statuses() if of_task else handle.updates()  # type: ignore[union-attr]
         return items
 
     async def _send(self, what: AskSend) -> bytes | tuple[int, str]:
