@@ -45,12 +45,13 @@ from asyncq.results import ResultHandle
 from asyncq.sending_road import Publish
 from asyncq.settings import Settings
 from asyncq.signature import Signature
+from asyncq.workflow.preparing import Prepared, prepared
 from asyncq.workflow.reading import reading_of
 from asyncq.workflow.workflow import Workflow
 from asyncq.workflow_handle import WorkflowHandle
 from asyncq.workflow_progress.outcome import Reading
 from asyncq.workflow_progress.replies import WorkflowReplies
-from asyncq.workflow_sending import Prepared, WorkflowSending, prepared
+from asyncq.workflow_sending import WorkflowSending
 
 __all__ = ["Client"]
 

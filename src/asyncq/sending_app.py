@@ -23,9 +23,11 @@ from asyncq.program import Workflow as Whole
 from asyncq.registry import TaskRegistry
 from asyncq.results import ResultHandle
 from asyncq.signature import Signature
+from asyncq.workflow.preparing import Prepared
 from asyncq.workflow.serialising import from_json
 from asyncq.workflow.workflow import Workflow
 from asyncq.workflow_handle import WorkflowHandle
+from asyncq.workflow_progress.outcome import Reading
 
 __all__ = ["SendingApp"]
 
@@ -59,6 +61,10 @@ class SendingApp(TaskRegistry):
     async def call_workflow(self, workflow: Workflow[R]) -> R:
         """Publish what the workflow begins with and wait for its result; what `Workflow.call` calls."""
         return await self._open_client().call_workflow(workflow)
+
+    async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
+        """Publish what a prepared workflow begins with. Arguments and errors as for `Client.send_prepared`."""
+        return await self._open_client().send_prepared(ready, reading)
 
     async def send_program(
         self, program: Program, workflow: Whole, *, expect: Sequence[str] = ()

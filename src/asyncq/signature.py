@@ -21,8 +21,10 @@ from asyncq.results import ResultHandle
 from asyncq.return_values import Results
 from asyncq.workflow.node import Node
 from asyncq.workflow_handle import WorkflowHandle
+from asyncq.workflow_progress.outcome import Reading
 
 if TYPE_CHECKING:  # a workflow is made of signatures
+    from asyncq.workflow.preparing import Prepared
     from asyncq.workflow.workflow import Workflow
 
 __all__ = ["Declared", "Sender", "Signature", "callback_of"]
@@ -154,6 +156,10 @@ class Sender(Protocol):
 
     def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
         """Return a handle for a task that anybody has sent."""
+        ...
+
+    async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
+        """Publish what a prepared workflow begins with, and return once the broker has confirmed it."""
         ...
 
     def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from asyncq.errors import NoReply, NoResultStore, NotOpen, ReplyLost, ResultStoreError, ResultTimeout
 from asyncq.recording import Recorder
@@ -72,6 +72,22 @@ class WorkflowHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"WorkflowHandle({self.id!r})"
+
+    def read_as(self, reading: Reading) -> WorkflowHandle[Any]:
+        """Return a handle of the same workflow whose results are read in another way.
+
+        Args:
+            reading: Reads the JSON of each; for a group a list, with one for each member.
+        """
+        return WorkflowHandle(
+            self.id,
+            reading,
+            shape=self._shape,
+            replies=self._replies,
+            recorder=self._recorder,
+            cancel=self._cancel,
+            is_sent=self._is_sent,
+        )
 
     async def result(self, timeout: float | timedelta | None = None) -> R:
         """Wait for the end and return the result: that of the last task, or of a group a list, in order.

@@ -1,6 +1,6 @@
-"""Sending a workflow: it is compiled, what it begins with is published, and the result store hears of it.
+"""Sending a workflow: what it begins with is published, and the result store hears of it.
 
-    workflow ─▶ `Prepared`: its program and its id ─▶ the first messages, confirmed ─▶ its record in the store
+    a prepared workflow ─▶ the first messages, confirmed ─▶ its record in the store
 
 Invariant: what `start` returns from was confirmed, all of it. Sending the same again with the same `task_id` makes no
 new task, because all ids follow from it.
@@ -9,15 +9,12 @@ new task, because all ids follow from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from asyncq.broker import Broker, Publication
 from asyncq.clock import Clock
 from asyncq.interpreter import FlowRules, Interpreter, Source
 from asyncq.keeping import keeping_or_default
-from asyncq.life import SENT_AT
-from asyncq.message import new_id
 from asyncq.outgoing import Lineage
 from asyncq.program import Program
 from asyncq.program import Workflow as Whole
@@ -25,61 +22,9 @@ from asyncq.recording import Recorder, moment_of, sent_update
 from asyncq.sending_road import Publish, SendingRoad
 from asyncq.settings import Settings
 from asyncq.status import StatusUpdate, TaskState
-from asyncq.workflow.compiling import compiled
-from asyncq.workflow.workflow import Workflow
-from asyncq.workflow_progress.shape import WorkflowShape, shape_of
+from asyncq.workflow.preparing import Prepared
 
-__all__ = ["Prepared", "WorkflowSending", "prepared"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A workflow that is ready to be sent.
-
-    Attributes:
-        program: What it was compiled to.
-        whole: What all of its messages know, but for the address of its sender.
-        reply: Whether its end is wanted here.
-        due_at_ms: When it begins at the earliest, in milliseconds since the epoch; None for at once.
-    """
-
-    program: Program
-    whole: Whole
-    reply: bool
-    due_at_ms: int | None
-
-    @property
-    def shape(self) -> WorkflowShape:
-        """Its tasks."""
-        return shape_of(self.program)
-
-
-def prepared(workflow: Workflow[Any], now_ms: int) -> Prepared:
-    """Return a workflow with its id and its program.
-
-    Args:
-        workflow: The workflow.
-        now_ms: The time, in milliseconds since the epoch.
-
-    Raises:
-        InvalidWorkflow: It begins with a task that takes what came before.
-        InvalidOption: A task would expire before it is due.
-        InvalidQueueName: No queue can be called as an option says.
-    """
-    sending = workflow.sending
-    workflow_id = sending.task_id or new_id()
-    delay_s, _ = sending.times_at(now_ms)
-    sent_ms = sending.headers.get(SENT_AT, now_ms)  # a tick was sent at its fire time, whenever that is
-    whole = Whole(
-        workflow_id,
-        on_failure=sending.on_failure,
-        keeping=sending.keeping,
-        name=workflow.kind,
-        deadline_ms=sending.deadline_at(now_ms),
-        sent_ms=sent_ms,
-    )
-    due_at_ms = now_ms + round(delay_s * 1000) if delay_s > 0 else None
-    return Prepared(compiled(workflow, workflow_id, now_ms), whole, sending.reply is not False, due_at_ms)
+__all__ = ["WorkflowSending"]
 
 
 class WorkflowSending:

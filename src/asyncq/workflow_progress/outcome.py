@@ -23,7 +23,7 @@ from asyncq.stored_result import outcome_of
 from asyncq.workflow_progress.shape import Line
 from asyncq.workflow_progress.tracking import FailedChord, FailedStep, Failing, Tracker
 
-__all__ = ["Reading", "failure_of", "own_failure", "value_of", "whole_value"]
+__all__ = ["Reading", "failure_of", "own_failure", "read_values", "value_of", "whole_value"]
 
 Reading = Callable[[bytes], Any] | Sequence["Reading"]
 """How results are read: a function; for a group one for each member, or one for them all."""
@@ -74,6 +74,22 @@ def whole_value(status: TaskStatus, reading: Reading) -> Any:
     if callable(reading):
         return outcome_of(status, reading)
     return outcome_of(status, lambda body: _read(from_json(body), reading))
+
+
+def read_values(values: Any, reading: Reading) -> Any:
+    """Return the value of a workflow whose results were taken as they are, by `bytes`.
+
+    Args:
+        values: JSON; for a group a list, nested as the groups are.
+        reading: How it is read.
+
+    Raises:
+        ValueError: One does not fit.
+    """
+    if isinstance(values, bytes):
+        return reading(values) if callable(reading) else _read(from_json(values), reading)
+    readings = [reading] * len(values) if callable(reading) else reading
+    return [read_values(value, how) for value, how in zip(values, readings, strict=True)]
 
 
 def _read(value: Any, reading: Reading) -> Any:

@@ -38,6 +38,7 @@ THEMES: Final = (
     "callbacks",
     "programs",
     "program_failures",
+    "workflow_handles",
     "intake",
     "breaker",
     "cancelling",

@@ -1,0 +1,66 @@
+"""A workflow that is ready to be sent: with its id, and compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from asyncq.life import SENT_AT
+from asyncq.message import new_id
+from asyncq.program import Program
+from asyncq.program import Workflow as Whole
+from asyncq.workflow.compiling import compiled
+from asyncq.workflow.workflow import Workflow
+from asyncq.workflow_progress.shape import WorkflowShape, shape_of
+
+__all__ = ["Prepared", "prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A workflow that is ready to be sent.
+
+    Attributes:
+        program: What it was compiled to.
+        whole: What all of its messages know, but for the address of its sender.
+        reply: Whether its end is wanted here.
+        due_at_ms: When it begins at the earliest, in milliseconds since the epoch; None for at once.
+    """
+
+    program: Program
+    whole: Whole
+    reply: bool
+    due_at_ms: int | None
+
+    @property
+    def shape(self) -> WorkflowShape:
+        """Its tasks."""
+        return shape_of(self.program)
+
+
+def prepared(workflow: Workflow[Any], now_ms: int) -> Prepared:
+    """Return a workflow with its id and its program.
+
+    Args:
+        workflow: The workflow.
+        now_ms: The time, in milliseconds since the epoch.
+
+    Raises:
+        InvalidWorkflow: It begins with a task that takes what came before.
+        InvalidOption: A task would expire before it is due.
+        InvalidQueueName: No queue can be called as an option says.
+    """
+    sending = workflow.sending
+    workflow_id = sending.task_id or new_id()
+    delay_s, _ = sending.times_at(now_ms)
+    sent_ms = sending.headers.get(SENT_AT, now_ms)  # a tick was sent at its fire time, whenever that is
+    whole = Whole(
+        workflow_id,
+        on_failure=sending.on_failure,
+        keeping=sending.keeping,
+        name=workflow.kind,
+        deadline_ms=sending.deadline_at(now_ms),
+        sent_ms=sent_ms,
+    )
+    due_at_ms = now_ms + round(delay_s * 1000) if delay_s > 0 else None
+    return Prepared(compiled(workflow, workflow_id, now_ms), whole, sending.reply is not False, due_at_ms)
