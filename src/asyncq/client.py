@@ -16,8 +16,6 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from pydantic_core import from_json
-
 from asyncq.body import ON_FAILURE, with_key
 from asyncq.broker import Broker, Exchange, Mailbox, Publication
 from asyncq.canceller import Canceller
@@ -91,8 +89,10 @@ class Client:
         self._clock = clock
         self._tasks_exchange = f"{settings.namespace}.tasks"
         self._checked_queues: set[str] = set()
-        self._workflows = WorkflowSending(app, broker, settings, clock, recorder)
         self._pending: WeakValueDictionary[str, PendingReply | WorkflowReplies] = WeakValueDictionary()
+        self._workflows = WorkflowSending(
+            app, broker, settings, clock, recorder, canceller=self.canceller, pending=self._pending
+        )
         self._mailbox: Mailbox | None = None
         self._opened: asyncio.Future[Mailbox]
         self._reader: asyncio.Task[None] | None = None
@@ -149,8 +149,7 @@ class Client:
         """
         if isinstance(what, Workflow):
             ready = prepared(what, self._clock.now_ms())
-            await self._workflows.start(ready.program, ready.whole, _lineage(), publish)
-            await self._workflows.note(ready, _lineage())
+            await self._workflows.send(ready, reading_of(what), _lineage(), None, publish)
             return
         publication, _ = await self._prepare(what, reply=False)
         await publish(publication)
@@ -216,18 +215,8 @@ class Client:
             ready: The workflow.
             reading: How its result is read.
         """
-        whole, shape, lineage, replies = ready.whole, ready.shape, _lineage(), None
-        if ready.reply:
-            replies = self._expect_workflow(WorkflowReplies(whole.id, shape))
-            whole = replace(whole, reply_to=(await self._open_mailbox()).address)
-        await self._workflows.start(ready.program, whole, lineage)
-        await self._workflows.note(ready, lineage)
-
-        async def cancel() -> None:
-            await self.canceller.cancel([whole.id], ready.due_at_ms)
-
-        recorder = self.recorder if whole.keeping.states else None
-        return WorkflowHandle(whole.id, reading, shape=shape, replies=replies, recorder=recorder, cancel=cancel)
+        reply_to = (await self._open_mailbox()).address if ready.reply else None
+        return await self._workflows.send(ready, reading, _lineage(), reply_to)
 
     def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:
         """Return a handle for a workflow that anybody has sent.
@@ -236,17 +225,7 @@ class Client:
             workflow_id: Its id.
             workflow: Which workflow it is; None where only the result store knows.
         """
-        shape = None if workflow is None else prepared(workflow, self._clock.now_ms()).shape
-        pending = self._pending.get(workflow_id) if self.recorder is None else None
-        return WorkflowHandle(
-            workflow_id,
-            from_json if workflow is None else reading_of(workflow),
-            shape=shape,
-            replies=pending if isinstance(pending, WorkflowReplies) else None,
-            recorder=self.recorder,
-            cancel=lambda: self.canceller.cancel([workflow_id]),
-            is_sent=False,
-        )
+        return self._workflows.handle_of(workflow_id, workflow)
 
     async def send_program(
         self, program: Program, workflow: Whole, *, expect: Sequence[str] = ()
@@ -381,14 +360,6 @@ class Client:
         if not isinstance(pending, PendingReply) or pending.lost is not None or pending.final is not None:
             pending = self._pending[task_id] = PendingReply()
         return pending
-
-    def _expect_workflow(self, replies: WorkflowReplies) -> WorkflowReplies:
-        before = self._pending.get(replies.id)
-        if isinstance(before, WorkflowReplies) and before.shape == replies.shape and not before.over:
-            return before  # sent again: both handles hear of it
-        for id_ in replies.ids:
-            self._pending[id_] = replies
-        return replies
 
     # --- replies
 

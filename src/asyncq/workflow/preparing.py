@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from asyncq.life import SENT_AT
-from asyncq.message import new_id
+from asyncq.message import RESERVED_HEADER_PREFIX, HeaderValue, new_id
 from asyncq.program import Program
 from asyncq.program import Workflow as Whole
 from asyncq.workflow.compiling import compiled
@@ -25,12 +26,14 @@ class Prepared:
         whole: What all of its messages know, but for the address of its sender.
         reply: Whether its end is wanted here.
         due_at_ms: When it begins at the earliest, in milliseconds since the epoch; None for at once.
+        headers: What only its first messages have: those of the fire time that sends it.
     """
 
     program: Program
     whole: Whole
     reply: bool
     due_at_ms: int | None
+    headers: Mapping[str, HeaderValue]
 
     @property
     def shape(self) -> WorkflowShape:
@@ -50,10 +53,14 @@ def prepared(workflow: Workflow[Any], now_ms: int) -> Prepared:
         InvalidOption: A task would expire before it is due.
         InvalidQueueName: No queue can be called as an option says.
     """
+    ours = {name: value for name, value in workflow.sending.headers.items() if name.startswith(RESERVED_HEADER_PREFIX)}
+    if ours:
+        users = {name: value for name, value in workflow.sending.headers.items() if name not in ours}
+        workflow = workflow.sent_with(replace(workflow.sending, headers=users))
     sending = workflow.sending
     workflow_id = sending.task_id or new_id()
     delay_s, _ = sending.times_at(now_ms)
-    sent_ms = sending.headers.get(SENT_AT, now_ms)  # a tick was sent at its fire time, whenever that is
+    sent_ms = ours.get(SENT_AT, now_ms)  # a tick was sent at its fire time, whenever that is
     whole = Whole(
         workflow_id,
         on_failure=sending.on_failure,
@@ -63,4 +70,4 @@ def prepared(workflow: Workflow[Any], now_ms: int) -> Prepared:
         sent_ms=sent_ms,
     )
     due_at_ms = now_ms + round(delay_s * 1000) if delay_s > 0 else None
-    return Prepared(compiled(workflow, workflow_id, now_ms), whole, sending.reply is not False, due_at_ms)
+    return Prepared(compiled(workflow, workflow_id, now_ms), whole, sending.reply is not False, due_at_ms, ours)
