@@ -34,7 +34,7 @@ from asyncq.message import HeaderValue, Message, ReplyType, cut_text, new_id
 from asyncq.outcome import Failure
 from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
-from asyncq.program_json import place_in, with_place, with_raw_key
+from asyncq.program_json import place_in, with_next_read, with_place, with_raw_key
 
 __all__ = ["CHORD_EXPIRED", "CHORD_FAILED", "Ending", "FlowRules", "Interpreter", "Road", "Source", "error_of"]
 
@@ -43,6 +43,9 @@ CHORD_EXPIRED = "asyncq.errors.ChordExpired"
 
 _AT_ONCE = 500
 """How many members are published together: enough to fill the pipe, few enough to bound the memory."""
+
+_PLACE_BYTES = 2048
+"""More than the place of a member has that its fork's did not."""
 
 _MEMBERS_TOLD = 100
 _MEMBERS_NAMED = 5
@@ -175,23 +178,27 @@ class Interpreter:
             Exception: What the road raises.
             MessageTooLarge, MalformedMessage, InvalidOption: What follows cannot be sent.
         """
-        if ending.is_success and place.then:
-            await self._run(place, ending.body)
+        if ending.is_success and place.has_more:
+            await self._run(with_next_read(place), ending.body)
         elif place.chord is not None:
             await self._arrive(place.workflow, place.chord, ending)
         elif place.ends or not ending.is_success:
             await self._road.end(place.workflow, ending)
 
-    def check(self, place: Place, value: bytes) -> None:
-        """See whether what follows can be sent with this value, before anybody is told that there is one.
+    def check(self, place: Place, value: bytes, carried: int) -> None:
+        """See whether what follows can take this value, before anybody is told that there is one.
+
+        Args:
+            place: The task's.
+            value: Its value.
+            carried: How many bytes the message has that brought this place: what follows has no more, but the value.
 
         Raises:
             MessageTooLarge, MalformedMessage, InvalidOption: It cannot.
         """
-        following = place.then[:1]
-        firsts = [member[0] for item in following if isinstance(item, Fork) for member in item.members if member]
-        for item in (*following, *firsts):
-            if isinstance(item, Step):
+        may_be_too_large = len(value) + carried + _PLACE_BYTES > self._rules.max_bytes
+        for item in _firsts(with_next_read(place).then[:1]):
+            if item.into == WHOLE or may_be_too_large:
                 size = len(self._publication(item, place, value).message.body)
                 if size > self._rules.max_bytes:
                     raise _too_large(item, size, self._rules.max_bytes)
@@ -200,7 +207,7 @@ class Interpreter:
 
     async def _run(self, place: Place, value: bytes | None) -> None:
         """Publish the first element of what follows, and give it the rest."""
-        if not place.then:
+        if not place.has_more:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"null" if value is None else value))
             return
         element, place = place.then[0], replace(place, then=place.then[1:])
@@ -217,7 +224,7 @@ class Interpreter:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"[]"))
             return
         kept_until_ms = 0
-        is_joined = fork.joined or bool(place.then) or place.chord is not None
+        is_joined = fork.joined or place.has_more or place.chord is not None
         if is_joined:
             keep_s = self._rules.chord_kept_s + _longest_s(fork, self._clock.now_ms())
             kept_until_ms = self._clock.now_ms() + round(keep_s * 1000)
@@ -226,7 +233,7 @@ class Interpreter:
         batch: list[Publication] = []
         for index, member in enumerate(fork.members):
             arrival = Arrival(fork.id, index, size, kept_until_ms) if is_joined else None
-            inside = Place(place.workflow, member[1:], arrival, ends=False)
+            inside = Place(place.workflow, member[1:], chord=arrival, ends=False)
             if member and isinstance(member[0], Step):
                 batch.append(self._publication(member[0], inside, value))
             else:  # it begins with a fork of its own, or is empty
@@ -300,7 +307,7 @@ class Interpreter:
             return
         value = b"[%b]" % b",".join(_values(gathered.members))
         try:
-            self.check(place, value)
+            self.check(place, value, len(gathered.head))
         except (MessageTooLarge, MalformedMessage, InvalidOption) as error:
             await self.go_on(place, Ending.of_failure(ReplyType.FAILED, Failure.of(error)))
         else:
@@ -325,6 +332,15 @@ def _body(step: Step, value: bytes | None) -> bytes:
         callback = sending.on_failure
         body = with_raw_key(body, ON_FAILURE, b"null" if callback is None else callback.to_json())
     return body
+
+
+def _firsts(program: Program) -> Iterator[Step]:
+    """Yield the steps that a program begins with, but for those in forks that begin with forks."""
+    for element in program:
+        if isinstance(element, Step):
+            yield element
+        else:
+            yield from (member[0] for member in element.members if member and isinstance(member[0], Step))
 
 
 def _head(fork: Fork, place: Place) -> bytes:

@@ -132,7 +132,8 @@ class Place:
 
     Attributes:
         workflow: The workflow.
-        then: What follows.
+        then: What follows; of what was read from a message, the next element alone.
+        tail: What follows that, as JSON that nobody has looked at yet; a long chain is not read anew at each step.
         chord: Where the value goes in the end; None outside of joined forks.
         ends: Whether the end of the program is the end of the workflow: not in a fork that is not joined, of which
             each member has an end of its own.
@@ -140,8 +141,14 @@ class Place:
 
     workflow: Workflow
     then: Program = ()
+    tail: bytes = b""
     chord: Arrival | None = None
     ends: bool = True
+
+    @property
+    def has_more(self) -> bool:
+        """Whether anything follows."""
+        return bool(self.then or self.tail)
 
 
 def node_id(workflow_id: str, path: str) -> str:

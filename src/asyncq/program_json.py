@@ -8,6 +8,7 @@ Invariant: what is written is read as an equal value, and what is read was check
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from pydantic_core import from_json, to_json
@@ -31,6 +32,7 @@ __all__ = [
     "place_of",
     "program_from_json",
     "program_json",
+    "with_next_read",
     "with_place",
     "with_raw_key",
 ]
@@ -121,7 +123,15 @@ def place_json(place: Place) -> bytes:
         }
     if not place.ends:
         value["ends"] = False
-    return _with_raw(value, {"then": program_json(place.then) if place.then else None})
+    return _with_raw(value, {"then": _then(place) if place.has_more else None})
+
+
+def _then(place: Place) -> bytes:
+    if not place.tail:
+        return program_json(place.then)
+    if not place.then:
+        return place.tail
+    return b"%b,%b" % (program_json(place.then)[:-1], place.tail[1:])
 
 
 def with_place(body: bytes, place: Place) -> bytes:
@@ -194,9 +204,26 @@ def place_of(value: Any) -> Place:
     ends = fields.get("ends", True)
     if not isinstance(ends, bool):
         raise MalformedMessage(f"{what}ends must be true or false, not {ends!r}.")
-    return Place(
-        workflow, _read_program(fields.get("then", []), 0), None if chord is None else _read_arrival(chord), ends
-    )
+    then, tail = _split(fields.get("then", []))
+    return Place(workflow, then, tail, None if chord is None else _read_arrival(chord), ends)
+
+
+def with_next_read(place: Place) -> Place:
+    """Return a place with the next element of what follows read, if it was not.
+
+    Raises:
+        MalformedMessage: It is none.
+    """
+    if place.then or not place.tail:
+        return place
+    then, tail = _split(from_json(place.tail))
+    return replace(place, then=then, tail=tail)
+
+
+def _split(value: Any) -> tuple[Program, bytes]:
+    """Read the first element of a program, and leave the others as they are."""
+    first = _read_program(value[:1] if isinstance(value, list) else value, 0)
+    return first, to_json(value[1:]) if len(value) > 1 else b""
 
 
 def program_from_json(body: bytes) -> Program:

@@ -103,6 +103,7 @@ class RabbitMQ:
         await undisturbed(self._close())
 
     async def _close(self) -> None:
+        await self._barriers.close()
         await asyncio.gather(self._publishing.close(), self._consuming.close(), self._administration.close())
 
     def status(self) -> BrokerStatus:

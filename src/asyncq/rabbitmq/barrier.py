@@ -3,19 +3,23 @@
     arrive: publish ─confirmed─▶ count the queue ─fewer than all─▶ somebody else comes later
                                       │ all
                                       ▼
-            consume (single active consumer: one of those who saw them all) ─▶ each member once?
+            consume (single active consumer) ─▶ each member once?
                                       │ yes                       │ no: some came twice
                                       ▼                           ▼
                   gathered ─▶ goes on ─▶ the queue is deleted     settle what is there twice, give the rest back,
                                                                   publish one's own again, count again
 
-The count after one's own confirm includes all that was confirmed before, so the last one to arrive sees all of them;
-often several do, and then one of them gets the queue's messages. Whoever holds messages hides them from the counts of
-others; so who gives them back counts again, after a confirm of its own that comes after them.
+The count after one's own confirm includes all that was confirmed before, so the last one to arrive sees all of them.
+Several may; the queue has a consumer as soon as one of them gathers, and then the others leave it to that one. Two that
+begin in the same moment have one active consumer between them.
+
+Whoever holds messages hides them from the counts of others; so who gives them back puts its own in anew, which the
+broker does after the giving back, and counts again.
 
 What each failure does:
 
-    who gathers dies                its messages go back, to the next one that waits, or to its own redelivery
+    who gathers dies                its messages go back, and so does the task that it has brought: whoever gets that
+                                    brings it again
     the same member twice           the second one is settled when it is met
     the queue's leader moves        its count may read 0 for some seconds: asked again
     the queue is gone               what follows was done; or it has expired: the caller can tell, by its own message
@@ -40,6 +44,7 @@ from asyncq.broker import Queue
 from asyncq.errors import AccessRefused, BrokerUnavailable, QueueGone, TopologyMismatch, Unroutable
 from asyncq.loggers import get_logger
 from asyncq.message import Message, ReplyType, new_id
+from asyncq.rabbitmq.counting import Counting
 from asyncq.rabbitmq.dead_letters import PublishTo
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.properties import message_from
@@ -85,7 +90,8 @@ class RabbitBarriers:
         self._open_channel = open_channel
         self._max_bytes = max_bytes
         self._may_declare = may_declare
-        self._gathering: dict[str, asyncio.Event] = {}
+        self._gathering: set[str] = set()
+        self._counting = Counting(open_channel)
 
     async def open(self, chord: str, head: bytes, *, keep_s: float, timeout_s: float) -> None:
         """See `asyncq.barrier.Barriers.open`."""
@@ -105,14 +111,10 @@ class RabbitBarriers:
         queue = self._names.chord_queue(chord)
         while True:
             await self._put(queue, member, timeout_s)
-            while True:
-                if (other := self._gathering.get(queue)) is not None:
-                    await other.wait()
-                count = await self._count(queue)
-                if count is None or count < size + 1:
-                    return None
-                if queue not in self._gathering:
-                    break
+            count = await self._count(queue)
+            # Whoever gathers sees what we have put, or counts again when it gives back.
+            if count < size + 1 or queue in self._gathering:
+                return None
             gathered = await self._gather(queue, size, count)
             if gathered is None or gathered.is_complete:
                 return gathered
@@ -140,29 +142,20 @@ class RabbitBarriers:
                 f"There is no queue {queue!r} (any more), at which the members of a chord arrive."
             ) from None
 
-    async def _count(self, queue: str) -> int | None:
-        """Return how many messages are ready; None where the queue is gone."""
+    async def _count(self, queue: str) -> int:
+        """Return how many messages are ready, for us to gather: 0 where somebody else does, or has done it."""
         for _ in range(_COUNTS):
-            with _our_errors(f"counting queue {queue!r}"):
-                try:
-                    async with self._open_channel() as channel:
-                        answer = await channel.queue_declare(queue, passive=True)
-                except amqp.ChannelNotFoundEntity:
-                    return None
-            # 0 though we have put one: somebody gathers them, and will see ours; or its leader is moving.
-            if answer.message_count or answer.consumer_count:
-                return answer.message_count or 0
-            await asyncio.sleep(_COUNT_PAUSE_S)
+            counted = await self._counting.count(queue)
+            if counted is None or counted.consumers:
+                return 0
+            if counted.ready:
+                return counted.ready
+            await asyncio.sleep(_COUNT_PAUSE_S)  # though we have put one: its leader is moving
         raise BrokerUnavailable(f"Queue {queue!r} does not tell how many messages it holds: it has no leader, perhaps.")
 
     async def _gather(self, queue: str, size: int, count: int) -> RabbitGathered | None:
-        ended = self._gathering[queue] = asyncio.Event()
-
-        def end() -> None:
-            del self._gathering[queue]
-            ended.set()
-
-        gathered = RabbitGathered(queue, size, self._max_bytes, end)
+        self._gathering.add(queue)
+        gathered = RabbitGathered(queue, size, self._max_bytes, lambda: self._gathering.discard(queue))
         try:
             if await gathered.begin(self._open_channel, count):
                 return gathered
@@ -171,6 +164,10 @@ class RabbitBarriers:
             raise
         await gathered.give_back()
         return None
+
+    async def close(self) -> None:
+        """Let go of what is kept between the questions."""
+        await self._counting.close()
 
 
 class RabbitGathered:
@@ -319,6 +316,7 @@ class RabbitGathered:
     async def done(self) -> None:
         """See `asyncq.barrier.Gathered.done`. Where it cannot be deleted, it expires."""
         try:
+            await self._channel.basic_cancel(self._tag, nowait=True)  # else the broker does it, and it is logged
             await self._channel.queue_delete(self._queue)
         except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, asyncio.CancelledError) as error:
             reraise_if_cancelled()

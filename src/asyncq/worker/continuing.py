@@ -118,7 +118,7 @@ class Following:
             MalformedMessage, InvalidOption: What follows cannot be sent.
         """
         try:
-            self._interpreter.check(self._place, result)
+            self._interpreter.check(self._place, result, len(self._delivery.message.body))
         except MessageTooLarge as error:
             raise ResultTooLarge(
                 f"The task has succeeded, but its result of {len(result)} bytes cannot be passed on: {error} Return "
