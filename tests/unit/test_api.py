@@ -33,7 +33,6 @@ PUBLIC = [
     "DeadLetterFilter",
     "Every",
     "Exponential",
-    "FailedMember",
     "FailedTask",
     "Fixed",
     "Linear",
