@@ -313,7 +313,7 @@ def test_a_workflow_of_tasks_that_are_elsewhere_can_be_read():
         ('{"chord": {"group": []}}', r"\$\.body: an object"),
         ('{"task": "shop.tick", "queue": "shop"}', "a single task"),
         ('{"task": "shop.tick", "queue": "shop", "reply": 1}', "reply is true or false"),
-        ('{"group":[' * 60 + "]}" * 60, "nested 50 deep"),
+        ('{"group":[' * 95 + "]}" * 95, "nested 90 deep"),
     ],
 )
 def test_json_that_is_no_workflow_is_refused_with_the_place(text, wrong):
