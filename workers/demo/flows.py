@@ -28,7 +28,7 @@ from demo.view import View
 
 R = TypeVar("R")
 
-PICTURES, SIZE, EDGE = 10, (1200, 900), 320
+PICTURES, SIZE, EDGE = 10, (800, 600), 320
 CSV_NAME, ROWS, PARTS = "orders.csv", 100_000, 8
 CITIES = ("Moscow", "Kazan", "Samara", "Tver", "Omsk", "Sochi")
 COLUMNS = files.Columns(label="city", number="amount")
