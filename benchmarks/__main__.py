@@ -32,6 +32,7 @@ from keeping import measure_keeping
 from publishing import measure_publishing
 from report import circumstances, table
 from resting import measure_memory
+from workflows import measure_workflows
 
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "publish": measure_publishing,
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "memory": measure_memory,
     "import": measure_imports,
     "results": measure_keeping,
+    "workflows": measure_workflows,
 }
 
 

@@ -54,6 +54,7 @@ class Sizes:
         kept: Messages of one such round, those of the warm-up included.
         kept_warm_up: Messages of it that are not timed.
         celery_pools: How many of Celery's pools are tried.
+        workflow_rounds: How often each workflow is run on either side.
     """
 
     rounds: int = 7
@@ -70,6 +71,7 @@ class Sizes:
     kept: int = 4000
     kept_warm_up: int = 1000
     celery_pools: int = 5
+    workflow_rounds: int = 7
 
     @staticmethod
     def quick() -> Sizes:
@@ -89,6 +91,7 @@ class Sizes:
             kept=400,
             kept_warm_up=100,
             celery_pools=1,
+            workflow_rounds=1,
         )
 
 

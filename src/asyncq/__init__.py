@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
+        ChordExpired,
+        ChordFailed,
+        InvalidWorkflow,
         NoResultStore,
         NotSent,
         PartlyDone,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
         Unroutable,
     )
+    from asyncq.failed_member import FailedMember
     from asyncq.failed_task import FailedTask
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
@@ -54,22 +58,36 @@ if TYPE_CHECKING:
     from asyncq.signature import Signature
     from asyncq.status import TaskState, TaskStatus
     from asyncq.task import Task
+    from asyncq.workflow.building import chain, chord, group
+    from asyncq.workflow.partial import PartialSignature
+    from asyncq.workflow.values import Chain, Chord, Group
+    from asyncq.workflow.workflow import Workflow
+    from asyncq.workflow_handle import NodeStatus, WorkflowHandle, WorkflowStatus
 
 __all__ = [
     "AsyncQ",
     "AsyncQError",
     "At",
     "BrokerError",
+    "Chain",
+    "Chord",
+    "ChordExpired",
+    "ChordFailed",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
     "Every",
     "Exponential",
+    "FailedMember",
     "FailedTask",
     "Fixed",
+    "Group",
+    "InvalidWorkflow",
     "Linear",
     "NoResultStore",
+    "NodeStatus",
     "NotSent",
+    "PartialSignature",
     "PartlyDone",
     "PartlySent",
     "ProcessDied",
@@ -101,8 +119,14 @@ __all__ = [
     "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
+    "Workflow",
+    "WorkflowHandle",
+    "WorkflowStatus",
+    "chain",
+    "chord",
     "current_context",
     "gather_results",
+    "group",
 ]
 
 _HOMES = {
@@ -110,16 +134,25 @@ _HOMES = {
     "AsyncQError": "asyncq.errors",
     "At": "asyncq.schedule",
     "BrokerError": "asyncq.errors",
+    "ChordExpired": "asyncq.errors",
+    "ChordFailed": "asyncq.errors",
+    "Chain": "asyncq.workflow.values",
+    "Chord": "asyncq.workflow.values",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
     "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
+    "FailedMember": "asyncq.failed_member",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
+    "Group": "asyncq.workflow.values",
+    "InvalidWorkflow": "asyncq.errors",
     "Linear": "asyncq.retry",
     "NoResultStore": "asyncq.errors",
+    "NodeStatus": "asyncq.workflow_handle",
     "NotSent": "asyncq.errors",
+    "PartialSignature": "asyncq.workflow.partial",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
     "ProcessDied": "asyncq.errors",
@@ -141,8 +174,8 @@ _HOMES = {
     "SoftTimeLimit": "asyncq.errors",
     "StoreUnavailable": "asyncq.errors",
     "Task": "asyncq.task",
-    "TaskContext": "asyncq.context",
     "TaskCancelled": "asyncq.errors",
+    "TaskContext": "asyncq.context",
     "TaskExpired": "asyncq.errors",
     "TaskFailed": "asyncq.errors",
     "TaskNotFound": "asyncq.errors",
@@ -151,8 +184,14 @@ _HOMES = {
     "TaskStatus": "asyncq.status",
     "TimeLimitExceeded": "asyncq.errors",
     "Unroutable": "asyncq.errors",
+    "WorkflowHandle": "asyncq.workflow_handle",
+    "WorkflowStatus": "asyncq.workflow_handle",
+    "Workflow": "asyncq.workflow.workflow",
+    "chain": "asyncq.workflow.building",
+    "chord": "asyncq.workflow.building",
     "current_context": "asyncq.context",
     "gather_results": "asyncq.results",
+    "group": "asyncq.workflow.building",
 }
 
 

@@ -30,6 +30,7 @@ from asyncq.scheduler.declared import ScheduleOptions, Schedules
 from asyncq.sending_app import SendingApp
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
+from asyncq.workflow.workflow import Workflow
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
@@ -283,19 +284,22 @@ class AsyncQ(SendingApp):
             queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
         return Worker(self, self._open_client(), queues, self._clock)
 
-    def schedule(self, name: str, task: Signature[Any] | str, when: Any, **options: Unpack[ScheduleOptions]) -> None:
-        """Let a task run by itself, wherever a scheduler runs: `asyncq scheduler`, or `asyncq worker --scheduler`.
+    def schedule(
+        self, name: str, task: Signature[Any] | Workflow[Any] | str, when: Any, **options: Unpack[ScheduleOptions]
+    ) -> None:
+        """Let a task or a workflow run by itself, wherever a scheduler runs: `asyncq scheduler`, `worker --scheduler`.
 
         Args:
             name: Of the schedule: letters, digits, `.`, `_`, `-`. It is part of its tasks' ids.
-            task: A signature, with arguments and the options of the send, or the name of a task without arguments.
+            task: A signature or a workflow, with arguments and the options of the send; or the name of a task without
+                arguments.
             when: `Cron`, `Every` or `At`; a number of seconds or a `timedelta` means `Every`.
             **options: See `asyncq.scheduler.declared.ScheduleOptions`.
 
         Raises:
             InvalidOption: A value cannot be used, or there is such a schedule already.
         """
-        self.schedules.add(name, self.signature(task), when, options)
+        self.schedules.add(name, task if isinstance(task, Workflow) else self.signature(task), when, options)
 
     def scheduler(self) -> Scheduler:
         """Return a scheduler for this app; `await scheduler.run()` inside `async with app:` starts it.

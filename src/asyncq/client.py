@@ -10,10 +10,10 @@ a handle for them lives, so replies that nobody claims take no memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
@@ -31,19 +31,25 @@ from asyncq.errors import (
     PublishError,
     ReplyLost,
 )
-from asyncq.interpreter import FlowRules, Interpreter, Source
-from asyncq.keeping import keeping_or_default
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, Message, deadline_ms_of, new_id, root_id_of
 from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.pending_reply import PendingReply
-from asyncq.program import Program, Workflow
+from asyncq.program import Program
+from asyncq.program import Workflow as Whole
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
-from asyncq.sending_road import SendingRoad
+from asyncq.sending_road import Publish
 from asyncq.settings import Settings
 from asyncq.signature import Signature
+from asyncq.workflow.preparing import Prepared, prepared
+from asyncq.workflow.reading import reading_of
+from asyncq.workflow.workflow import Workflow
+from asyncq.workflow_handle import WorkflowHandle
+from asyncq.workflow_progress.outcome import Reading
+from asyncq.workflow_progress.replies import WorkflowReplies
+from asyncq.workflow_sending import WorkflowSending
 
 __all__ = ["Client"]
 
@@ -83,7 +89,10 @@ class Client:
         self._clock = clock
         self._tasks_exchange = f"{settings.namespace}.tasks"
         self._checked_queues: set[str] = set()
-        self._pending: WeakValueDictionary[str, PendingReply] = WeakValueDictionary()
+        self._pending: WeakValueDictionary[str, PendingReply | WorkflowReplies] = WeakValueDictionary()
+        self._workflows = WorkflowSending(
+            app, broker, settings, clock, recorder, canceller=self.canceller, pending=self._pending
+        )
         self._mailbox: Mailbox | None = None
         self._opened: asyncio.Future[Mailbox]
         self._reader: asyncio.Task[None] | None = None
@@ -127,19 +136,24 @@ class Client:
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
-    async def send_by(self, signature: Signature[Any], publish: Callable[[Publication], Awaitable[None]]) -> None:
-        """Send the signature by another way to the broker, without a reply.
+    async def send_by(self, what: Signature[Any] | Workflow[Any], publish: Publish) -> None:
+        """Send a signature or a workflow by another way to the broker, without a reply.
 
         Args:
-            signature: What to send.
-            publish: Returns once the broker has confirmed it. What it raises passes unchanged.
+            what: What to send.
+            publish: Returns once the broker has confirmed a message. What it raises passes unchanged.
 
         Raises:
             InvalidOption: It would expire before it is due.
+            PartlySent: Some of a workflow's first messages were not taken.
         """
-        publication, _ = await self._prepare(signature, reply=False)
+        if isinstance(what, Workflow):
+            ready = prepared(what, self._clock.now_ms())
+            await self._workflows.send(ready, reading_of(what), _lineage(), None, publish)
+            return
+        publication, _ = await self._prepare(what, reply=False)
         await publish(publication)
-        await self._note([(signature, publication.message)])
+        await self._note([(what, publication.message)])
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
         """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.
@@ -172,8 +186,49 @@ class Client:
             ) from errors[0]
         return [item for item in outcomes if isinstance(item, ResultHandle)]
 
+    # --- workflows
+
+    async def send_workflow(self, workflow: Workflow[R]) -> WorkflowHandle[R]:
+        """Publish what a workflow begins with, and return once the broker has confirmed all of it.
+
+        Raises:
+            InvalidWorkflow: It begins with a task that takes what came before.
+            PartlySent: Some of its first messages were not taken.
+            PublishError: Its other subclasses say what happened.
+            BrokerError: The queue of a chord could not be made.
+        """
+        ready = prepared(workflow, self._clock.now_ms())
+        return cast("WorkflowHandle[R]", await self.send_prepared(ready, reading_of(workflow)))
+
+    async def call_workflow(self, workflow: Workflow[R]) -> R:
+        """Publish what a workflow begins with and wait for its result; raises what both raise."""
+        if workflow.sending.reply is False:
+            workflow = workflow.sent_with(replace(workflow.sending, reply=True))
+        handle = await self.send_workflow(workflow)
+        timeout_s = workflow.sending.timeout_s
+        return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
+        """Publish what a prepared workflow begins with; see `send_workflow`.
+
+        Args:
+            ready: The workflow.
+            reading: How its result is read.
+        """
+        reply_to = (await self._open_mailbox()).address if ready.reply else None
+        return await self._workflows.send(ready, reading, _lineage(), reply_to)
+
+    def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:
+        """Return a handle for a workflow that anybody has sent.
+
+        Args:
+            workflow_id: Its id.
+            workflow: Which workflow it is; None where only the result store knows.
+        """
+        return self._workflows.handle_of(workflow_id, workflow)
+
     async def send_program(
-        self, program: Program, workflow: Workflow, *, expect: Sequence[str] = ()
+        self, program: Program, workflow: Whole, *, expect: Sequence[str] = ()
     ) -> dict[str, PendingReply]:
         """Publish what a compiled workflow begins with, and return once the broker has confirmed all of it.
 
@@ -193,32 +248,11 @@ class Client:
             InvalidOption: A step would expire before it is due.
             BrokerError: The queue of a chord could not be made.
         """
-        sending = _sending_task()
-        lineage = _lineage()
         reply_to = (await self._open_mailbox()).address if expect else None
-        ends = [end for end in (workflow.deadline_ms, lineage.deadline_ms) if end is not None]
-        workflow = replace(
-            workflow, reply_to=reply_to, sent_ms=self._clock.now_ms(), deadline_ms=min(ends, default=None)
-        )
         pending = {id_: self._expect(id_) for id_ in expect}
-        settings = self._settings
-        rules = FlowRules(self._tasks_exchange, settings.max_message_bytes, settings.chord_kept_s)
-        road = SendingRoad(self._broker, self._clock, self._app, settings.publish_timeout_s, self._note_publications)
-        source = Source(self._app, None if sending is None else sending.task_id)
-        await Interpreter(road, self._clock, rules, source).start(program, workflow)
+        whole = replace(workflow, reply_to=reply_to, sent_ms=self._clock.now_ms())
+        await self._workflows.start(program, whole, _lineage())
         return pending
-
-    async def _note_publications(self, items: Sequence[Publication]) -> None:
-        if self.recorder is None:
-            return
-        now_ms = self._clock.now_ms()
-        updates = [
-            sent_update(item.message, item.to.queue, keeping, now_ms)
-            for item in items
-            if (keeping := keeping_or_default(item.message)).states
-        ]
-        if updates:
-            await self.recorder.note(updates)
 
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
@@ -267,7 +301,7 @@ class Client:
         pending = self._pending.get(task_id) if self.recorder is None else None
         return ResultHandle(
             task_id,
-            pending,
+            pending if isinstance(pending, PendingReply) else None,
             decode,
             self.recorder,
             task,
@@ -323,7 +357,7 @@ class Client:
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)
         # Sent again: what was lost before is lost for the old handle, and what came before is that one's end.
-        if pending is None or pending.lost is not None or pending.final is not None:
+        if not isinstance(pending, PendingReply) or pending.lost is not None or pending.final is not None:
             pending = self._pending[task_id] = PendingReply()
         return pending
 

@@ -7,6 +7,7 @@
     │   ├── UnknownTask                a name that no task of this app has
     │   ├── UnknownDeadLetter          an id that no dead letter of the queue has
     │   ├── InvalidOption              an option's value cannot be used
+    │   ├── InvalidWorkflow            the parts of a workflow do not fit together
     │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
     │   └── AppNotFound                MODULE:APP does not lead to an app
     ├── UsageError                     a call in the wrong place
@@ -88,6 +89,7 @@ __all__ = [
     "InvalidOption",
     "InvalidQueueName",
     "InvalidResult",
+    "InvalidWorkflow",
     "LeaseLost",
     "MalformedMessage",
     "MessageTooLarge",
@@ -158,6 +160,10 @@ class UnknownDeadLetter(ConfigurationError):
 
 class InvalidOption(ConfigurationError):
     """The value of an option cannot be used."""
+
+
+class InvalidWorkflow(ConfigurationError):
+    """The parts of a workflow do not fit together. It is raised where the workflow is built."""
 
 
 class InvalidQueueName(ConfigurationError):

@@ -6,6 +6,7 @@ with the same `task_id` is safe where its tasks may run twice: it makes the same
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from asyncq.barrier import Gathered, Member
@@ -16,7 +17,11 @@ from asyncq.interpreter import Ending
 from asyncq.message import Message, new_id
 from asyncq.program import Arrival, Workflow
 
-__all__ = ["SendingRoad"]
+__all__ = ["Publish", "SendingRoad"]
+
+Publish = Callable[[Publication], Awaitable[None]]
+
+_AT_ONCE = 100
 
 
 class SendingRoad:
@@ -28,6 +33,7 @@ class SendingRoad:
         app: For `app_id`.
         timeout_s: How long one publish waits for its confirm.
         note: Hears of what was confirmed.
+        publish: Another way to the broker than its own.
     """
 
     def __init__(
@@ -37,12 +43,14 @@ class SendingRoad:
         app: str,
         timeout_s: float,
         note: Callable[[Sequence[Publication]], Awaitable[None]],
+        publish: Publish | None = None,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._app = app
         self._timeout_s = timeout_s
         self._note = note
+        self._publish = publish
         self._opened: list[str] = []
         self._sent = 0
 
@@ -53,23 +61,29 @@ class SendingRoad:
             PublishError: Nothing of the workflow was taken.
             PartlySent: Some of its messages were.
         """
-        if len(items) == 1:
-            item = items[0]
-            try:
-                await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
-            except PublishError as error:
-                await self._fail([error])
-        else:
-            outcomes = await self._broker.publish_many(items, timeout_s=self._timeout_s)
-            taken = [item for item, error in zip(items, outcomes, strict=True) if error is None]
-            self._sent += len(taken)
-            if errors := [error for error in outcomes if error is not None]:
-                await self._note(taken)
-                await self._fail(errors)
-            await self._note(items)
-            return
-        self._sent += 1
-        await self._note(items)
+        outcomes = await self._outcomes_of(items)
+        taken = [item for item, error in zip(items, outcomes, strict=True) if error is None]
+        self._sent += len(taken)
+        if taken:
+            await self._note(taken)
+        if errors := [error for error in outcomes if error is not None]:
+            await self._fail(errors)
+
+    async def _outcomes_of(self, items: Sequence[Publication]) -> Sequence[PublishError | None]:
+        if self._publish is None and len(items) > 1:
+            return await self._broker.publish_many(items, timeout_s=self._timeout_s)
+        publish = self._publish or self._publish_one
+        outcomes: list[PublishError | None] = []
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            for ended in await asyncio.gather(*map(publish, some), return_exceptions=True):
+                if ended is not None and not isinstance(ended, PublishError):
+                    raise ended
+                outcomes.append(ended)
+        return outcomes
+
+    async def _publish_one(self, item: Publication) -> None:
+        await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
 
     async def _fail(self, errors: Sequence[PublishError]) -> None:
         if all(isinstance(error, (NotSent, Unroutable)) for error in errors) and not self._sent:

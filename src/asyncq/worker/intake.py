@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from asyncq.broker import Delivery
+from asyncq.chunk import called_by
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
 from asyncq.history import last_failure
@@ -105,6 +106,7 @@ class Intake:
             if task is None or outcome is not None:
                 return Refusal(attempt, outcome or self._unknown(message))
             # A process of its own validates them itself: that takes time, and the event loop has none.
+            task = task if task.runs_in == "process" else called_by(message.body, task)
             args, kwargs = ((), {}) if task.runs_in == "process" else task.arguments.decode(message.body)
         except MalformedMessage as error:
             return Refusal(attempt, Rejected(Failure.of(error), "malformed message"))

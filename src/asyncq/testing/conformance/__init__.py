@@ -38,6 +38,7 @@ THEMES: Final = (
     "callbacks",
     "programs",
     "program_failures",
+    "workflow_handles",
     "intake",
     "breaker",
     "cancelling",
@@ -46,6 +47,9 @@ THEMES: Final = (
     "limits",
     "processes",
     "working",
+    "workflow_table",
+    "workflow_errors",
+    "workflow_options",
     "leading",
 )
 

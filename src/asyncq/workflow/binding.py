@@ -1,0 +1,50 @@
+"""Bind some of a task's arguments, and find the one that takes what comes before it in a workflow."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from asyncq.arguments import Arguments
+from asyncq.errors import InvalidWorkflow
+from asyncq.program import WHOLE
+
+__all__ = ["bound"]
+
+
+def bound(arguments: Arguments, task: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the bound arguments as a JSON object, and the key of the argument that takes what comes before.
+
+    Args:
+        arguments: The task's parameters.
+        task: Its name, for error messages.
+        args: Positional arguments of `task.partial(...)`.
+        kwargs: Keyword arguments.
+
+    Raises:
+        InvalidWorkflow: The task takes no such argument, or nothing is left to be taken, or too much is.
+        pydantic.ValidationError: A value does not fit its parameter.
+        TypeError: A value cannot be written as JSON.
+    """
+    short = task.rpartition(".")[2]
+    try:
+        given = arguments.by_name(args, kwargs)
+    except TypeError as error:
+        raise InvalidWorkflow(f"{short}.partial(...): {error}.") from error
+    free = [item for item in arguments.parameters if item.name not in given]
+    if not free:
+        what = "all of its arguments are bound" if given else "it takes no argument"
+        raise InvalidWorkflow(
+            f"{task} cannot take what comes before it in a workflow: {what}. Write {short}.si(...), if it shall ignore "
+            "that."
+        )
+    missing = [repr(item.name) for item in free[1:] if item.default is inspect.Parameter.empty]
+    if missing:
+        raise InvalidWorkflow(
+            f"{task} takes what comes before it as {free[0].name!r}, and nothing gives it {', '.join(missing)}. "
+            f"Bind what is missing: {short}.partial({missing[0][1:-1]}=...)."
+        )
+    if arguments.message is not None:
+        return b"{}", WHOLE
+    return arguments.encode_some(given), arguments.wire_keys()[free[0].name]
