@@ -13,6 +13,7 @@ from asyncq.errors import AccessRefused, QueueGone
 from asyncq.message import new_id
 from asyncq.program import Fork, Step, Workflow, node_id
 from asyncq.rabbitmq.adapter import RabbitMQ
+from asyncq.rabbitmq.counting import Counted
 from asyncq.settings import Settings
 from support import eventually, working
 
@@ -113,6 +114,34 @@ async def test_who_loses_the_connection_while_it_holds_them_leaves_them_to_the_n
     await eventually(comes_again, WAIT_S)
     assert [item.index for item in gathered[0].members] == [0, 1]
     await gathered[0].done()
+
+
+async def test_a_count_of_nothing_is_asked_for_again(brokers, monkeypatch):
+    """While a queue's leader moves it says 0, though an arrival was confirmed just before."""
+    barriers = brokers[0].barriers()
+    await barriers.open("c", b"head", keep_s=60, timeout_s=WAIT_S)
+    real, asked = barriers._counting.count, []
+
+    async def count(queue: str) -> Counted | None:
+        asked.append(queue)
+        return Counted(0, 0) if len(asked) < 3 else await real(queue)
+
+    monkeypatch.setattr(barriers._counting, "count", count)
+    gathered = await barriers.arrive("c", 1, member(0), timeout_s=WAIT_S)
+    assert gathered is not None
+    assert len(asked) == 3
+    await gathered.done()
+
+
+async def test_one_answer_serves_all_who_ask_meanwhile(brokers):
+    """And it is never from before their question."""
+    barriers = brokers[0].barriers()
+    await barriers.open("c", b"head", keep_s=60, timeout_s=WAIT_S)
+    counted = await asyncio.gather(*(barriers._counting.count("asyncq.chord.c") for _ in range(50)))
+    assert {item and item.ready for item in counted} == {1}
+    await barriers.arrive("c", 9, member(0), timeout_s=WAIT_S)
+    counted = await asyncio.gather(*(barriers._counting.count(name) for name in ("asyncq.chord.c", "none") * 20))
+    assert counted == [Counted(2, 0), None] * 20
 
 
 async def test_an_app_that_declares_nothing_says_what_it_cannot_do(broker_url):

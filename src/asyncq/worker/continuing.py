@@ -24,6 +24,7 @@ from pydantic_core import to_json
 from asyncq.barrier import Gathered, Member
 from asyncq.broker import Broker, Delivery, Publication
 from asyncq.clock import Clock
+from asyncq.ending import Ending, error_of
 from asyncq.errors import (
     BrokerError,
     LeaseLost,
@@ -32,7 +33,7 @@ from asyncq.errors import (
     QueueGone,
     ResultTooLarge,
 )
-from asyncq.interpreter import Ending, FlowRules, Interpreter, Source, error_of
+from asyncq.interpreter import FlowRules, Interpreter, Source
 from asyncq.life import replays_of, runs_of
 from asyncq.loggers import get_logger
 from asyncq.message import HeaderValue, Message, ReplyType, attempt_of
