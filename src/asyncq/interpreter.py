@@ -19,70 +19,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol
+from typing import Protocol
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from asyncq.barrier import MOST_MEMBERS, Gathered, Member
 from asyncq.body import ITEMS, ON_FAILURE, object_of
 from asyncq.broker import Exchange, Publication
 from asyncq.clock import Clock
-from asyncq.errors import InvalidOption, MalformedMessage, MessageTooLarge, QueueGone
-from asyncq.failed_member import FailedMember
+from asyncq.ending import Ending, chord_expired, chord_failed, failed_of, list_of
+from asyncq.errors import BrokerError, InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge, QueueGone
 from asyncq.life import RUNS
-from asyncq.message import HeaderValue, Message, ReplyType, cut_text, new_id
+from asyncq.loggers import get_logger
+from asyncq.message import HeaderValue, Message, ReplyType, new_id
 from asyncq.outcome import Failure
 from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
 from asyncq.program_json import place_in, with_next_read, with_place, with_raw_key
 
-__all__ = ["CHORD_EXPIRED", "CHORD_FAILED", "Ending", "FlowRules", "Interpreter", "Road", "Source", "error_of"]
+__all__ = ["FlowRules", "Interpreter", "Road", "Source"]
 
-CHORD_FAILED = "asyncq.errors.ChordFailed"
-CHORD_EXPIRED = "asyncq.errors.ChordExpired"
+log = get_logger("asyncq.workflow")
 
 _AT_ONCE = 500
 """How many members are published together: enough to fill the pipe, few enough to bound the memory."""
 
 _PLACE_BYTES = 2048
 """More than the place of a member has that its fork's did not."""
-
-_MEMBERS_TOLD = 100
-_MEMBERS_NAMED = 5
-_TEXT_BYTES = 500
-_FAILED_AS: Final[Mapping[str, Literal["rejected", "cancelled", "expired"]]] = {
-    ReplyType.REJECTED: "rejected",
-    ReplyType.CANCELLED: "cancelled",
-    ReplyType.EXPIRED: "expired",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a task, a fork or a workflow has ended.
-
-    Attributes:
-        kind: A `ReplyType`.
-        body: Its value, or its error, as JSON.
-        task_id: The task that it ended with.
-        task: That task's name.
-    """
-
-    kind: str
-    body: bytes
-    task_id: str = ""
-    task: str = ""
-
-    @property
-    def is_success(self) -> bool:
-        """Whether there is a value."""
-        return self.kind == ReplyType.SUCCEEDED
-
-    @classmethod
-    def of_failure(cls, kind: str, failure: Failure, **more: Any) -> Ending:
-        """Return the ending of what has failed, with its error as it is told in replies."""
-        error = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
-        return cls(kind, to_json(error), **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +137,46 @@ class Interpreter:
             place: The task's.
             ending: How it has ended.
 
+        What follows and cannot be sent, because the broker finally refuses it, or its time is over, is a failure: it
+        goes outwards, as that of a task does.
+
         Raises:
-            Exception: What the road raises.
-            MessageTooLarge, MalformedMessage, InvalidOption: What follows cannot be sent.
+            LeaseLost: Whoever gets the task now goes on.
+            BrokerError: The failure itself could not be brought to where it belongs.
         """
-        if ending.is_success and place.has_more:
+        if not (ending.is_success and place.has_more):
+            await self._go_outwards(place, ending)
+            return
+        try:
             await self._run(with_next_read(place), ending.body)
-        elif place.chord is not None:
+        except LeaseLost:
+            raise
+        except (BrokerError, MalformedMessage, InvalidOption) as error:
+            await self._go_outwards(place, self._not_sent(place, ending, error))
+
+    async def _go_outwards(self, place: Place, ending: Ending) -> None:
+        """Take an end, after which nothing follows here, to the fork around it, or to the workflow."""
+        if place.chord is not None:
             await self._arrive(place.workflow, place.chord, ending)
         elif place.ends or not ending.is_success:
             await self._road.end(place.workflow, ending)
+
+    def _not_sent(self, place: Place, ending: Ending, error: Exception) -> Ending:
+        """Return the end of what was to go on, and could not be sent."""
+        log.error(
+            "what follows a task could not be sent",
+            task=ending.task,
+            task_id=ending.task_id,
+            workflow=place.workflow.id,
+            cause=str(error),
+        )
+        first = next(iter(place.then), None)
+        expires_ms = first.sending.expires_ms or first.sending.deadline_ms if isinstance(first, Step) else None
+        if isinstance(error, InvalidOption) and expires_ms is not None:  # the workflow's time is over, before its turn
+            body = to_json({"expires_at": expires_ms, "met_at": self._clock.now_ms()})
+            return Ending(ReplyType.EXPIRED, body, ending.task_id, ending.task)
+        failure = Failure.of(error)
+        return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
 
     def check(self, place: Place, value: bytes, carried: int) -> None:
         """See whether what follows can take this value, before anybody is told that there is one.
@@ -194,12 +187,12 @@ class Interpreter:
             carried: How many bytes the message has that brought this place: what follows has no more, but the value.
 
         Raises:
-            MessageTooLarge, MalformedMessage, InvalidOption: It cannot.
+            MessageTooLarge, MalformedMessage: It cannot.
         """
         may_be_too_large = len(value) + carried + _PLACE_BYTES > self._rules.max_bytes
         for item in _firsts(with_next_read(place).then[:1]):
             if item.into == WHOLE or may_be_too_large:
-                size = len(self._publication(item, place, value).message.body)
+                size = len(with_place(_body(item, value), place))
                 if size > self._rules.max_bytes:
                     raise _too_large(item, size, self._rules.max_bytes)
 
@@ -279,7 +272,7 @@ class Interpreter:
         try:
             gathered = await self._road.arrive(arrival, member)
         except QueueGone as error:
-            await self._road.end(workflow, _expired(arrival, ending, error))
+            await self._road.end(workflow, chord_expired(arrival, ending, error))
             return
         if gathered is None:
             return
@@ -292,9 +285,9 @@ class Interpreter:
     async def _join(self, gathered: Gathered) -> None:
         """Go on with what all members have brought."""
         place, errors = _read_head(gathered.head)
-        failed = [_failed(member) for member in gathered.members if member.kind != ReplyType.SUCCEEDED]
+        failed = [failed_of(member) for member in gathered.members if member.kind != ReplyType.SUCCEEDED]
         if failed and errors == "stop":
-            await self.go_on(place, _chord_failed(failed, len(gathered.members)))
+            await self.go_on(place, chord_failed(failed, len(gathered.members)))
             return
         limit = self._rules.max_bytes
         if gathered.is_too_large:
@@ -305,10 +298,10 @@ class Interpreter:
             )
             await self.go_on(place, Ending.of_failure(ReplyType.FAILED, too_large))
             return
-        value = b"[%b]" % b",".join(_values(gathered.members))
+        value = list_of(gathered.members)
         try:
             self.check(place, value, len(gathered.head))
-        except (MessageTooLarge, MalformedMessage, InvalidOption) as error:
+        except (MessageTooLarge, MalformedMessage) as error:
             await self.go_on(place, Ending.of_failure(ReplyType.FAILED, Failure.of(error)))
         else:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, value))
@@ -352,70 +345,6 @@ def _read_head(head: bytes) -> tuple[Place, str]:
     if place is None:
         raise MalformedMessage("The queue of a chord does not say what follows.")
     return place, str(object_of(head).get("errors", "stop"))
-
-
-def _values(members: Sequence[Member]) -> Iterator[bytes]:
-    for member in members:
-        if member.kind == ReplyType.SUCCEEDED:
-            yield member.body
-        else:
-            yield _failed(member).model_dump_json().encode()
-
-
-def error_of(kind: str, body: bytes) -> tuple[str, str]:
-    """Return type and message of an error, from the body of a reply; both empty for what was cancelled."""
-    try:
-        value = from_json(body)
-    except ValueError:
-        value = None
-    fields: dict[str, Any] = value if isinstance(value, dict) else {}
-    if kind == ReplyType.EXPIRED:
-        error = fields.get("error")
-        inner = error if isinstance(error, dict) else {}
-        return "asyncq.errors.TaskExpired", str(inner.get("message", "its time was over before it could run"))
-    return str(fields.get("type", "")), str(fields.get("message", ""))
-
-
-def _failed(member: Member) -> FailedMember:
-    kind, message = error_of(member.kind, member.body)
-    return FailedMember(
-        failed=_FAILED_AS.get(member.kind, "failed"),
-        index=member.index,
-        task_id=member.task_id,
-        task=member.task,
-        error_type=cut_text(kind, _TEXT_BYTES),
-        error_message=cut_text(message, _TEXT_BYTES),
-    )
-
-
-def _chord_failed(failed: Sequence[FailedMember], size: int) -> Ending:
-    """Return the ending of a fork of which some members have failed; where all are cancelled, so is it."""
-    if all(member.failed == ReplyType.CANCELLED for member in failed):
-        return Ending(ReplyType.CANCELLED, b"null", failed[0].task_id, failed[0].task)
-    named = "; ".join(
-        f"member {member.index} ({member.task} {member.task_id}) {member.failed}"
-        + (f" with {member.error_type}: {member.error_message}" if member.error_type else "")
-        for member in failed[:_MEMBERS_NAMED]
-    )
-    more = len(failed) - _MEMBERS_NAMED
-    error = {
-        "type": CHORD_FAILED,
-        "message": f"{len(failed)} of {size} members brought no value, so what follows them does not run: {named}"
-        + (f"; and {more} more" if more > 0 else ""),
-        "traceback": "",
-        "members": [member.model_dump() for member in failed[:_MEMBERS_TOLD]],
-    }
-    return Ending(ReplyType.FAILED, to_json(error), failed[0].task_id, failed[0].task)
-
-
-def _expired(arrival: Arrival, ending: Ending, error: QueueGone) -> Ending:
-    text = (
-        f"Member {arrival.index} of {arrival.size} came to the barrier of chord {arrival.chord}, and it was gone: its "
-        "members took longer than it was kept (chord_kept_s), or somebody has deleted its queue. What follows does not "
-        f"run. {error}"
-    )
-    failure = Failure(CHORD_EXPIRED, text)
-    return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
 
 
 def _too_large(step: Step, size: int, limit: int) -> MessageTooLarge:

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from asyncq.barrier import Gathered, Member
 from asyncq.broker import Broker, Publication, ReplyTo
 from asyncq.clock import Clock
+from asyncq.ending import Ending
 from asyncq.errors import NotSent, PartlySent, PublishError, Unroutable
-from asyncq.interpreter import Ending
 from asyncq.message import Message, new_id
 from asyncq.program import Arrival, Workflow
 

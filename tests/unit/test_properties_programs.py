@@ -15,16 +15,20 @@ from asyncq.options import Sending
 from asyncq.program import Arrival, Fork, Place, Step, Workflow, node_id
 from asyncq.program_json import place_in, program_from_json, program_json, with_next_read, with_place, with_raw_key
 
-names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+names = st.text('ab"\\$ é𝄞\n', min_size=1, max_size=5)
 queues = st.from_regex(r"[a-z][a-z0-9.-]{0,9}[a-z]", fullmatch=True).filter(lambda name: not name.endswith(".dead"))
 seconds = st.none() | st.floats(0, 1e6)
 moments = st.none() | st.integers(1, 2**40)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text('a"é', max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=2),
+    max_leaves=3,
 )
-objects = st.dictionaries(st.text(max_size=5), values, max_size=3)
+objects = st.dictionaries(names, values, max_size=2)
 
 
 def written(value: object) -> bytes:
@@ -62,11 +66,11 @@ steps = st.builds(
 
 
 def forks(inner: st.SearchStrategy[Step | Fork]) -> st.SearchStrategy[Fork]:
-    members = st.lists(st.lists(inner, max_size=3).map(tuple), max_size=3).map(tuple)
+    members = st.lists(st.lists(inner, max_size=2).map(tuple), max_size=3).map(tuple)
     return st.builds(Fork, names, members, st.sampled_from(["stop", "collect"]), st.booleans())
 
 
-programs = st.lists(st.recursive(steps, lambda inner: steps | forks(inner), max_leaves=6), max_size=3).map(tuple)
+programs = st.lists(st.recursive(steps, lambda inner: steps | forks(inner), max_leaves=4), max_size=2).map(tuple)
 arrivals = st.integers(1, 50).flatmap(
     lambda size: st.builds(Arrival, names, st.integers(0, size - 1), st.just(size), st.integers(0, 2**40))
 )
