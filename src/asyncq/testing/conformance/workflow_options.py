@@ -45,6 +45,16 @@ OPTIONS = [
     Row("a delay of the whole", lambda t: (t.add.s(1) | t.add).options(delay=0.1), 3),
     Row("a delay of a header", lambda t: chord(group(t.add.s(1), t.add.s(2)).options(delay=0.1), t.total), 5),
     Row("limits of the whole", lambda t: (t.add.s(1) | t.add).options(time_limit=20, expires=60, deadline=60), 3),
+    Row(
+        "a part with options that ends in a group, in the middle",
+        lambda t: chain(t.add.s(1), chain(t.add, group(t.add, t.negative)).options(queue="other"), t.total),
+        1,
+    ),
+    Row(
+        "a part with options that is an empty group, in the middle",
+        lambda t: chain(t.add.s(1), chain(t.add, group()).options(queue="other"), t.total, t.add),
+        1,
+    ),
     Row("no replies of the tasks in the middle", lambda t: t.add.options(reply=False).s(1) | t.add, 3),
     Row("an id of the whole", lambda t: chain(t.known.s("id")).options(task_id="given"), node_id("given", "0")),
 ]
