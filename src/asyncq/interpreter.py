@@ -27,9 +27,10 @@ from asyncq.barrier import MOST_MEMBERS, Gathered, Member
 from asyncq.body import ITEMS, ON_FAILURE, object_of
 from asyncq.broker import Exchange, Publication
 from asyncq.clock import Clock
-from asyncq.errors import InvalidOption, MalformedMessage, MessageTooLarge, QueueGone
+from asyncq.errors import BrokerError, InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge, QueueGone
 from asyncq.failed_member import FailedMember
 from asyncq.life import RUNS
+from asyncq.loggers import get_logger
 from asyncq.message import HeaderValue, Message, ReplyType, cut_text, new_id
 from asyncq.outcome import Failure
 from asyncq.outgoing import Lineage, headers_and_delay
@@ -37,6 +38,8 @@ from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
 from asyncq.program_json import place_in, with_next_read, with_place, with_raw_key
 
 __all__ = ["CHORD_EXPIRED", "CHORD_FAILED", "Ending", "FlowRules", "Interpreter", "Road", "Source", "error_of"]
+
+log = get_logger("asyncq.workflow")
 
 CHORD_FAILED = "asyncq.errors.ChordFailed"
 CHORD_EXPIRED = "asyncq.errors.ChordExpired"
@@ -174,16 +177,46 @@ class Interpreter:
             place: The task's.
             ending: How it has ended.
 
+        What follows and cannot be sent, because the broker finally refuses it, or its time is over, is a failure: it
+        goes outwards, as that of a task does.
+
         Raises:
-            Exception: What the road raises.
-            MessageTooLarge, MalformedMessage, InvalidOption: What follows cannot be sent.
+            LeaseLost: Whoever gets the task now goes on.
+            BrokerError: The failure itself could not be brought to where it belongs.
         """
-        if ending.is_success and place.has_more:
+        if not (ending.is_success and place.has_more):
+            await self._go_outwards(place, ending)
+            return
+        try:
             await self._run(with_next_read(place), ending.body)
-        elif place.chord is not None:
+        except LeaseLost:
+            raise
+        except (BrokerError, MalformedMessage, InvalidOption) as error:
+            await self._go_outwards(place, self._not_sent(place, ending, error))
+
+    async def _go_outwards(self, place: Place, ending: Ending) -> None:
+        """Take an end, after which nothing follows here, to the fork around it, or to the workflow."""
+        if place.chord is not None:
             await self._arrive(place.workflow, place.chord, ending)
         elif place.ends or not ending.is_success:
             await self._road.end(place.workflow, ending)
+
+    def _not_sent(self, place: Place, ending: Ending, error: Exception) -> Ending:
+        """Return the end of what was to go on, and could not be sent."""
+        log.error(
+            "what follows a task could not be sent",
+            task=ending.task,
+            task_id=ending.task_id,
+            workflow=place.workflow.id,
+            cause=str(error),
+        )
+        first = next(iter(place.then), None)
+        expires_ms = first.sending.expires_ms or first.sending.deadline_ms if isinstance(first, Step) else None
+        if isinstance(error, InvalidOption) and expires_ms is not None:  # the workflow's time is over, before its turn
+            body = to_json({"expires_at": expires_ms, "met_at": self._clock.now_ms()})
+            return Ending(ReplyType.EXPIRED, body, ending.task_id, ending.task)
+        failure = Failure.of(error)
+        return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
 
     def check(self, place: Place, value: bytes, carried: int) -> None:
         """See whether what follows can take this value, before anybody is told that there is one.
@@ -194,12 +227,12 @@ class Interpreter:
             carried: How many bytes the message has that brought this place: what follows has no more, but the value.
 
         Raises:
-            MessageTooLarge, MalformedMessage, InvalidOption: It cannot.
+            MessageTooLarge, MalformedMessage: It cannot.
         """
         may_be_too_large = len(value) + carried + _PLACE_BYTES > self._rules.max_bytes
         for item in _firsts(with_next_read(place).then[:1]):
             if item.into == WHOLE or may_be_too_large:
-                size = len(self._publication(item, place, value).message.body)
+                size = len(with_place(_body(item, value), place))
                 if size > self._rules.max_bytes:
                     raise _too_large(item, size, self._rules.max_bytes)
 
@@ -308,7 +341,7 @@ class Interpreter:
         value = b"[%b]" % b",".join(_values(gathered.members))
         try:
             self.check(place, value, len(gathered.head))
-        except (MessageTooLarge, MalformedMessage, InvalidOption) as error:
+        except (MessageTooLarge, MalformedMessage) as error:
             await self.go_on(place, Ending.of_failure(ReplyType.FAILED, Failure.of(error)))
         else:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, value))

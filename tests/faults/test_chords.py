@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import re
 import sys
@@ -124,3 +125,72 @@ async def test_a_chord_comes_to_its_end_whenever_its_workers_die(broker_url, rab
 async def test_two_hundred_chords_come_to_their_ends(broker_url, rabbitmq_version, management, tmp_path):
     """The full form: deaths one after the other, as fast as workers can be started again."""
     await run_chords(broker_url, rabbitmq_version, management, tmp_path, 200, deaths=70)
+
+
+LARGE = 10_000
+
+
+def peak_mib(pid: int) -> float:
+    """Return the most memory that a process has had."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+@pytest.mark.prove
+async def test_a_chord_of_ten_thousand_takes_little_memory(broker_url, rabbitmq_version, management, tmp_path):
+    """In the sender, which streams it, and in the worker that gathers it."""
+    worker = await start_worker(broker_url, tmp_path, 100)
+    try:
+        began = asyncio.get_running_loop().time()
+        before = peak_mib(worker.pid)
+        sender = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).parent / "large_chord.py"),
+            str(LARGE),
+            env={**os.environ, "ASYNCQ_BROKER_URL": broker_url},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await asyncio.wait_for(sender.communicate(), 600)
+        took_s = asyncio.get_running_loop().time() - began
+        gathering = peak_mib(worker.pid) - before
+    finally:
+        worker.kill()
+        await worker.wait()
+    figures = said.decode().strip()
+    more = f"sender {figures}, worker {gathering:.1f}"
+    print(f"\n{rabbitmq_version}: {LARGE} members in {took_s:.1f} s; MiB more at the peak: {more}")
+    (values,) = [values for values in (runs[0] for runs in bodies(tmp_path).values()) if values]
+    assert json.loads(values) == list(range(LARGE))
+    assert float(figures.split()[-1]) < 40
+    assert gathering < 120
+    await eventually(lambda: chord_queues_gone(management), 60)
+
+
+@pytest.mark.prove
+async def test_chords_come_to_their_ends_through_deaths_of_the_broker(private_node, private_management, tmp_path):
+    """It is killed while members run, arrive and are gathered; and started again."""
+    seed = random.randrange(2**32)
+    print(f"\nseed {seed}")
+    draw = random.Random(seed)
+    url, chords = private_node.url, 12
+    app = AsyncQ("faults-producer", broker=url, **PATIENT)
+    async with app:
+        await app.broker.ensure([QueueSpec(QUEUE, app.settings.delivery_limit)])
+        worker = await start_worker(url, tmp_path, **PATIENT)
+        try:
+            ids = [new_id() for _ in range(chords)]
+            for kills in range(2):
+                for workflow_id in ids[kills::2]:
+                    await app.send_program(chord(workflow_id, draw.uniform(0, 0.5)), Workflow(workflow_id))
+                await asyncio.sleep(draw.uniform(0, 0.6))
+                await asyncio.to_thread(private_node.kill)
+                await asyncio.to_thread(private_node.start)
+            wanted = {node_id(workflow_id, "1") for workflow_id in ids}
+            await eventually(lambda: wanted <= set(bodies(tmp_path)), 200, message="the end of every chord runs")
+            await eventually(lambda: chord_queues_gone(private_management), 100)
+        finally:
+            worker.kill()
+            await worker.wait()
+    found = bodies(tmp_path)
+    assert {values for runs in found.values() for values in runs} == {str(list(range(MEMBERS)))}
+    runs = dict(Counter(map(len, found.values())))
+    print(f"{private_node.version}: {chords} chords, broker killed twice; runs of one end: {runs}")

@@ -10,8 +10,8 @@
                                                                   publish one's own again, count again
 
 The count after one's own confirm includes all that was confirmed before, so the last one to arrive sees all of them.
-Several may; the queue has a consumer as soon as one of them gathers, and then the others leave it to that one. Two that
-begin in the same moment have one active consumer between them.
+Several may; the queue has a consumer as soon as one of them gathers, and then the others leave it to that one. Of two
+that begin in the same moment one is the active consumer; the other leaves, and counts once more, should both have left.
 
 Whoever holds messages hides them from the counts of others; so who gives them back puts its own in anew, which the
 broker does after the giving back, and counts again.
@@ -62,7 +62,7 @@ TASK: Final = "asyncq-task"
 _SPARE = 1000
 _LARGEST_PREFETCH = 65_535
 _IDLE_S = 0.2
-_LOOK_AGAIN_S = 5.0
+_LONGEST_PATIENCE_S = 5.0
 _COUNT_PAUSE_S = 0.1
 _COUNTS = 100  # 10 s: a queue elects its leader in less
 
@@ -111,14 +111,30 @@ class RabbitBarriers:
         queue = self._names.chord_queue(chord)
         while True:
             await self._put(queue, member, timeout_s)
-            count = await self._count(queue)
-            # Whoever gathers sees what we have put, or counts again when it gives back.
-            if count < size + 1 or queue in self._gathering:
-                return None
-            gathered = await self._gather(queue, size, count)
+            gathered = await self._gathered(queue, size)
             if gathered is None or gathered.is_complete:
                 return gathered
             await gathered.give_back_once_each(member.index)
+
+    async def _gathered(self, queue: str, size: int) -> RabbitGathered | None:
+        """Return what is there, if that may be all; None where others come later, or somebody else gathers."""
+        patience_s = _IDLE_S
+        while True:
+            ready = await self._count(queue)
+            # Whoever gathers sees what we have put, or counts again when it gives back.
+            if ready < size + 1 or queue in self._gathering:
+                return None
+            gathered = RabbitGathered(queue, size, self._max_bytes, lambda: self._gathering.discard(queue))
+            self._gathering.add(queue)
+            is_begun = False
+            try:
+                is_begun = await gathered.begin(self._open_channel, ready, patience_s)
+            finally:
+                if not is_begun:
+                    await gathered.give_back()
+            if is_begun:
+                return gathered
+            patience_s = min(_LONGEST_PATIENCE_S, 2 * patience_s)  # perhaps the broker is slow
 
     async def remove(self, chord: str) -> None:
         """See `asyncq.barrier.Barriers.remove`."""
@@ -152,18 +168,6 @@ class RabbitBarriers:
                 return counted.ready
             await asyncio.sleep(_COUNT_PAUSE_S)  # though we have put one: its leader is moving
         raise BrokerUnavailable(f"Queue {queue!r} does not tell how many messages it holds: it has no leader, perhaps.")
-
-    async def _gather(self, queue: str, size: int, count: int) -> RabbitGathered | None:
-        self._gathering.add(queue)
-        gathered = RabbitGathered(queue, size, self._max_bytes, lambda: self._gathering.discard(queue))
-        try:
-            if await gathered.begin(self._open_channel, count):
-                return gathered
-        except BaseException:
-            await gathered.give_back()
-            raise
-        await gathered.give_back()
-        return None
 
     async def close(self) -> None:
         """Let go of what is kept between the questions."""
@@ -216,12 +220,13 @@ class RabbitGathered:
         """Whether every member is here."""
         return self._head is not None and len(self._members) == self._size
 
-    async def begin(self, open_channel: OpenChannel, count: int) -> bool:
-        """Consume all that is there; return False where the queue is gone, and with it the work.
+    async def begin(self, open_channel: OpenChannel, count: int, patience_s: float) -> bool:
+        """Consume all that is there; return False where the queue is gone, or somebody else consumes it.
 
         Args:
             open_channel: Gives a fresh channel.
             count: How many messages there were: where that is more than one for each member, all are looked at.
+            patience_s: How long the first message may take, in seconds.
 
         Raises:
             BrokerError: The connection was lost.
@@ -234,21 +239,22 @@ class RabbitGathered:
                 await channel.basic_qos(prefetch_count=min(_LARGEST_PREFETCH, self._size + 1 + _SPARE))
                 answer = await channel.basic_consume(self._queue, self._on_message)
                 self._tag = answer.consumer_tag or ""
-                return await self._all_there(count)
+                return await self._all_there(count, patience_s)
             except (amqp.ChannelNotFoundEntity, _Gone):
                 return False
 
-    async def _all_there(self, count: int) -> bool:
-        """Wait until it is complete, or until there is nothing more."""
+    async def _all_there(self, count: int, patience_s: float) -> bool:
+        """Wait until it is complete, or until there is nothing more; return False where somebody else has it."""
         empty = 0
         while not self.is_complete or self._brought < count:
-            has_begun = self._head is not None or bool(self._members)
-            if await self._woken(_IDLE_S if has_begun else _LOOK_AGAIN_S):
+            if await self._woken(_IDLE_S if self._brought else patience_s):
                 empty = 0
                 continue
-            # Before it has begun somebody else gathers. Both ask whether the queue is still there, and what it has.
+            if self._brought == 0:  # two began at once, and the other one is the active consumer
+                await self._channel.basic_cancel(self._tag)
+                return False
             answer = await self._channel.queue_declare(self._queue, passive=True)
-            empty = 0 if answer.message_count or not has_begun else empty + 1
+            empty = 0 if answer.message_count else empty + 1
             if empty == 2:  # the first time, some may have been on their way to us
                 break
         return True

@@ -8,8 +8,8 @@
 Each publish is repeated while the lease of the task lasts, as all of settlement is. After a crash all of it is done
 once more by whoever gets the task, with the same ids.
 
-Where the broker finally refuses what follows (no permission, a full queue), the workflow ends with that error: it is
-told and logged, and the task's own end stays what it was.
+Where the broker finally refuses what follows (no permission, a full queue), that is a failure of what follows: it
+arrives at the barrier, or ends the workflow; and the task's own end stays what it was.
 
 Invariant: when a method returns, nothing is left to be done for the workflow by this delivery.
 """
@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from pydantic_core import to_json
+
 from asyncq.barrier import Gathered, Member
 from asyncq.broker import Broker, Delivery, Publication
 from asyncq.clock import Clock
 from asyncq.errors import (
     BrokerError,
-    InvalidOption,
     LeaseLost,
     MalformedMessage,
     MessageTooLarge,
@@ -37,7 +38,7 @@ from asyncq.loggers import get_logger
 from asyncq.message import HeaderValue, Message, ReplyType, attempt_of
 from asyncq.outcome import Failure
 from asyncq.program import Arrival, Place, Workflow
-from asyncq.program_json import place_in
+from asyncq.program_json import place_in, with_raw_key
 from asyncq.status import TaskState
 from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.publishing import Publishing
@@ -115,7 +116,7 @@ class Following:
 
         Raises:
             ResultTooLarge: What follows would have too large a message.
-            MalformedMessage, InvalidOption: What follows cannot be sent.
+            MalformedMessage: What follows cannot take it.
         """
         try:
             self._interpreter.check(self._place, result, len(self._delivery.message.body))
@@ -166,16 +167,17 @@ class Following:
             await self._interpreter.go_on(self._place, ending)
         except LeaseLost:
             raise
-        except (BrokerError, MalformedMessage, InvalidOption) as error:
+        except (BrokerError, MalformedMessage) as error:
             message = self._delivery.message
             log.error(  # noqa: TRY400 - our own traceback says nothing more
-                "what follows a task could not be sent, so its workflow ends here",
+                "the end of a task could not be brought to its chord, so its workflow ends here",
                 task=message.type,
                 task_id=message.task_id,
                 workflow=self._place.workflow.id,
                 cause=str(error),
             )
-            failed = Ending.of_failure(ReplyType.FAILED, Failure.of(error), task_id=message.task_id, task=message.type)
+            failure = Failure.of(error)
+            failed = Ending.of_failure(ReplyType.FAILED, failure, task_id=message.task_id, task=message.type)
             await self.end(self._place.workflow, failed)
 
     # --- the road
@@ -220,6 +222,9 @@ class Following:
     async def end(self, workflow: Workflow, ending: Ending) -> None:
         """See `asyncq.interpreter.Road.end`."""
         parts, delivery = self._parts, self._delivery
+        body = ending.body
+        if ending.task_id and ending.kind in {ReplyType.FAILED, ReplyType.REJECTED}:
+            body = with_raw_key(body, "task_id", to_json(ending.task_id))
         error_type, error_message = ("", "") if ending.is_success else error_of(ending.kind, ending.body)
         failure = (
             None if ending.kind in {ReplyType.SUCCEEDED, ReplyType.CANCELLED} else Failure(error_type, error_message)
@@ -228,9 +233,7 @@ class Following:
         async def reply() -> None:
             if workflow.reply_to is not None:
                 try:
-                    await parts.publishing.reply_to(
-                        delivery, workflow.reply_to, ending.kind, ending.body, task_id=workflow.id
-                    )
+                    await parts.publishing.reply_to(delivery, workflow.reply_to, ending.kind, body, task_id=workflow.id)
                 except MessageTooLarge as error:
                     log.warning("the end of a workflow was not told", workflow=workflow.id, cause=str(error))
 

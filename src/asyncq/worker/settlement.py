@@ -32,7 +32,6 @@ from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
 from asyncq.errors import (
     ConfigurationError,
-    InvalidOption,
     LeaseLost,
     MalformedMessage,
     MessageTooLarge,
@@ -193,7 +192,7 @@ class Settlement:
         if following is not None:
             try:
                 following.check(result)
-            except (ResultTooLarge, MalformedMessage, InvalidOption) as error:
+            except (ResultTooLarge, MalformedMessage) as error:
                 return await self._settle(executed, Failed(Failure.of(error), "the result cannot be passed on"))
         try:
             await self._tell(executed, End(TaskState.SUCCEEDED, result), reply)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from asyncq.errors import QueueGone
 from asyncq.failed_member import FailedMember
 from asyncq.failed_task import FailedTask
 from asyncq.message import derived_id, new_id
+from asyncq.options import Sending
+from asyncq.program import Step
 from asyncq.testing.conformance.bench import (
     QUEUE,
     WAIT_S,
@@ -35,6 +39,7 @@ async def test_a_failed_step_ends_its_chain_and_tells_the_workflow(bench: Bench)
     async with bench.working(flow.app):
         kind, error = await flow.failure(failing, flow.step("double", "x"), expect=[failing.id])
         assert (kind, error["type"], error["message"]) == ("failed", "builtins.ValueError", "no 7")
+        assert error["task_id"] == failing.id
         assert (await flow.end(flow.pending[failing.id])).type == "failed"
         letter = await dead_letter(flow.app.broker)
         assert b"shop.double" in letter.message.body
@@ -142,6 +147,24 @@ async def test_what_expires_in_a_chord_arrives_as_expired(bench: Bench) -> None:
             message = await flow.end(pending)
     assert message.type == "failed"
     assert b"expired" in message.body
+
+
+@behaviour
+async def test_a_step_whose_time_is_over_before_it_is_due_ends_as_expired(bench: Bench) -> None:
+    """And arrives so, where it is a member of a chord."""
+    flow = Flow(bench)
+
+    def late() -> Step:
+        sending = Sending(delay_s=60.0, expires_ms=int(time.time() * 1000) + 5000)
+        return replace(flow.step("double", "x"), sending=sending)
+
+    async with bench.working(flow.app):
+        kind, _ = await flow.failure(flow.step("add", x=1, y=1), late())
+        assert kind == "expired"
+        flow.id = new_id()
+        member = (flow.step("add", x=1, y=1), late())
+        got = await flow.value(flow.fork(member, flow.step("note"), errors="collect"), flow.step("total", "values"))
+    assert (got[0]["failed"], got[1]) == ("expired", "noted")
 
 
 @behaviour
