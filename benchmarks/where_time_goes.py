@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import cProfile
-import os
 import pstats
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
+from asyncq.rabbitmq.adapter import RabbitMQ
 from asyncq.testing.node import NodeUnavailable
+from asyncq_app import QUEUE, app
 from bench import SLOTS, Bench, Sizes
 from broker import bench_broker
 from workflows import KINDS, Kind
@@ -54,25 +55,21 @@ def part_of(file: str, function: str) -> str:
 async def profiled(url: str, kind: Kind, times: int) -> tuple[cProfile.Profile, float]:
     """Run a workflow some times, and return the worker's profile and how long all took, in seconds."""
     async with Bench(url, Sizes.quick()) as bench:
-        for name, value in bench.environment.items():
-            if name.startswith("ASYNCQ_"):
-                os.environ[name] = value
-        from asyncq_app import QUEUE, app  # noqa: PLC0415 - it reads the environment
-
-        async with bench.producer("asyncq") as producer, app:
-            worker = app.worker({QUEUE: SLOTS})
-            running = asyncio.create_task(worker.run())
-            await worker.consuming()
-            await producer.ask("workflow", kind=kind.shape, size=kind.size)
-            profile = cProfile.Profile()
-            began = time.perf_counter()
-            profile.enable()
-            for _ in range(times):
+        with app.using(RabbitMQ, broker_url=url):
+            async with bench.producer("asyncq") as producer, app:
+                worker = app.worker({QUEUE: SLOTS})
+                running = asyncio.create_task(worker.run())
+                await worker.consuming()
                 await producer.ask("workflow", kind=kind.shape, size=kind.size)
-            profile.disable()
-            took_s = time.perf_counter() - began
-            worker.stop()
-            await running
+                profile = cProfile.Profile()
+                began = time.perf_counter()
+                profile.enable()
+                for _ in range(times):
+                    await producer.ask("workflow", kind=kind.shape, size=kind.size)
+                profile.disable()
+                took_s = time.perf_counter() - began
+                worker.stop()
+                await running
     return profile, took_s
 
 
