@@ -51,7 +51,7 @@ demo:
 test: venv
 	@$(TEST_BROKERS)
 	@$(TEST_SERVERS)
-	$(PYTEST) -n 4 --dist loadgroup -m 'not prove'
+	@sh .ci/tests -n 4 --dist loadgroup -m 'not prove'
 
 conformance: venv
 	@$(TEST_BROKERS)

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from celery import chain, chord, group
+from celery.exceptions import TimeoutError  # noqa: A004 - Celery's own
 
 from celery_app import add_one, app, number_of, total
 from celery_settings import QUEUE
@@ -19,7 +20,7 @@ from payload import FIELDS
 __all__: list[str] = []
 
 _PAUSE_S = 0.05
-_RESULT_TIMEOUT_S = 100.0
+_RESULT_TIMEOUT_S = 60.0
 
 
 class Commands:
@@ -64,7 +65,11 @@ class Commands:
             case _:
                 result = chord((add_one.s(number) for number in range(size)), total.s()).apply_async()
                 wanted = size * (size + 1) // 2
-        if (found := result.get(timeout=_RESULT_TIMEOUT_S)) != wanted:
+        try:
+            found = result.get(timeout=_RESULT_TIMEOUT_S)
+        except TimeoutError:  # the pool with a hundred processes may take so long on a small, busy machine
+            return {"seconds": None}
+        if found != wanted:
             raise AssertionError(f"a wrong result: {found}")
         return {"seconds": time.perf_counter() - started}
 

@@ -35,7 +35,7 @@ R_co = TypeVar("R_co", covariant=True)
 _CHUNK = b'{"%b":' % ITEMS.encode()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Signature(Node[R_co]):
     """One task message before it is sent; in a workflow, a step that has all of its arguments.
 
@@ -56,12 +56,12 @@ class Signature(Node[R_co]):
     body: bytes
     queue: str
     reply: bool
-    decode: Callable[[bytes], R_co] = field(compare=False, repr=False)
+    decode: Callable[[bytes], R_co] = field(compare=False)
     sending: Sending = field(default_factory=Sending)
     keeping: Keeping = KEEP_EVERYTHING
     immutable: bool = False
-    task: Declared | None = field(default=None, compare=False, repr=False)
-    sender: Sender | None = field(default=None, compare=False, repr=False)
+    task: Declared | None = field(default=None, compare=False)
+    sender: Sender | None = field(default=None, compare=False)
 
     @property
     def calls(self) -> int | None:

@@ -238,10 +238,11 @@ class WorkflowHandle(Generic[R]):
     async def _looks(self) -> AsyncIterator[StoredWorkflow]:
         """Yield what the store knows, again and again; a store that is away is waited for."""
         now = asyncio.get_running_loop().time
-        seen, pause_s = await self._stored(whole=False), _FIRST_PAUSE_S
+        seen: StoredWorkflow | None = None
         while True:
             began_s = now()
             try:
+                seen = seen or await self._stored(whole=False)
                 await seen.look()
             except ResultStoreError:
                 pause_s = _LONGEST_PAUSE_S

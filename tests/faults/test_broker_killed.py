@@ -66,6 +66,7 @@ async def run_with_kills(node, folder: Path, kills: int, seed: int) -> None:
     ledger, stop = Ledger(), asyncio.Event()
     async with producer:
         await producer.broker.ensure([QueueSpec(QUEUE)])
+        await producer.cancel("nobody")  # declares the stream that workers read
         await stand_the_ladder(producer, ledger)
     await settle_the_broker(node)
     workers = [await start_worker(url, folder) for _ in range(2)]
@@ -81,12 +82,15 @@ async def run_with_kills(node, folder: Path, kills: int, seed: int) -> None:
             stop.set()
             await producing
         # Dead-lettering at least once may take up to three minutes after a broker crash to give messages on.
-        await eventually(lambda: not ledger.confirmed - set(executed(folder)), timeout=240)
+        await eventually(lambda: not ledger.confirmed - set(executed(folder)), timeout=400)
     finally:
         for worker in workers:
             worker.terminate()
         codes = [await asyncio.wait_for(worker.wait(), 60) for worker in workers]
         print(f"{node.version}: {kills} kills; {ledger.summary(executed(folder))}; worker exit codes {codes}")
+        if ledger.confirmed - set(executed(folder)):
+            warnings = [line for line in (folder / "worker.log").read_text().splitlines() if "[info" not in line]
+            print("\n".join(warnings[-40:]))
     counts = executed(folder)
     assert not ledger.confirmed - set(counts)
     assert set(counts) <= ledger.attempted

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +18,15 @@ from pydantic import BaseModel, ValidationError
 
 from asyncq import (
     AsyncQ,
+    AttemptInfo,
+    CallNext,
     Cron,
     Every,
     Exponential,
     FailedTask,
     Fixed,
     InvalidWorkflow,
+    Outcome,
     Retry,
     RetryPolicy,
     SoftTimeLimit,
@@ -34,6 +39,8 @@ from asyncq import (
     group,
 )
 from asyncq.errors import ChordFailed, TaskCancelled
+from asyncq.observability.task_lines import TaskFilter
+from asyncq.outcome import Succeeded
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
 from support import eventually, working
@@ -96,7 +103,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
     task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit
-    chain group chord chunks si"""
+    chain group chord chunks si worker_process_init task_prerun get_task_logger"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -623,6 +630,64 @@ async def test_chunks(broker_url):
         assert await add.chunks(pairs, 2, star=True).call() == [[3, 7], [11]]
         assert await (add.starmap(pairs) | total).call() == 21
         assert await total.map([[1, 2], [3]]).call() == [3, 3]
+
+
+async def test_worker_process_init(broker_url):
+    """Before the first task; and after the last one, `worker_process_shutdown`."""
+    app, did = AsyncQ("shop", broker=broker_url), []
+
+    @app.lifespan
+    async def lifespan(app: AsyncQ) -> AsyncIterator[str]:
+        did.append("init")
+        yield "pool"
+        did.append("shutdown")
+
+    @app.task(pass_context=True)
+    async def use(ctx: TaskContext[str]) -> None:
+        did.append(ctx.resources)
+
+    async with working(app):
+        await use.call()
+    assert did == ["init", "pool", "shutdown"]
+
+
+async def test_task_prerun(broker_url):
+    """And `task_postrun`, with how it ended."""
+    app, did = make_app(broker_url), []
+
+    @app.middleware
+    async def around(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        did.append(f"prerun {info.task_name}")
+        outcome = await call_next()
+        did.append(f"postrun {outcome}")
+        return outcome
+
+    async with working(app):
+        assert await app.tasks["shop.add"].call(1, 2) == 3
+    assert did == ["prerun shop.add", f"postrun {Succeeded(b'3')}"]
+
+
+async def test_get_task_logger(broker_url):
+    """A handler of the program's own, with the task in its format."""
+    app, lines = AsyncQ("shop", broker=broker_url), []
+    handler = logging.Handler()
+    handler.setFormatter(logging.Formatter("%(task)s[%(task_id)s]: %(message)s"))
+    handler.addFilter(TaskFilter())
+    handler.emit = lambda record: lines.append(handler.format(record))
+    logger = logging.getLogger("shop")
+    logger.addHandler(handler)
+
+    @app.task
+    def work() -> None:
+        logger.warning("adding")
+
+    try:
+        async with working(app):
+            handle = await work.send()
+            await handle.result(timeout=10)
+    finally:
+        logger.removeHandler(handler)
+    assert lines == [f"shop.work[{handle.id}]: adding"]
 
 
 async def test_task_always_eager():

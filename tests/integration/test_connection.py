@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import sys
 import time
 from urllib.parse import quote, unquote, urlsplit
 
@@ -26,6 +28,7 @@ from asyncq.errors import (
     Unroutable,
 )
 from asyncq.message import Message, new_id
+from asyncq.rabbitmq.connection import ConnectOptions, close_connection, connect, parse_urls
 from proxy import proxy_of
 from support import eventually
 
@@ -150,6 +153,27 @@ async def test_an_exchange_deleted_under_many_publishes_makes_no_second_copy_of_
     queue = await drain(broker_url)
     assert len(queue) == len(set(queue))
     assert len(queue) >= 501 - len(failures)
+
+
+def test_a_connection_that_cannot_be_closed_in_order_leaves_no_task_behind_when_the_loop_ends(broker_url, monkeypatch):
+    """A broker that is too slow to answer the closing handshake: no line of Python's own about lost tasks."""
+    monkeypatch.setattr("asyncq.rabbitmq.connection._CLOSE_TIMEOUT_S", 0.05)
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+
+    async def close_in_vain():
+        async with proxy_of(broker_url) as proxy:
+            options = ConnectOptions(parse_urls(proxy.url), heartbeat_s=10, timeout_s=10)
+            opened = await connect(options.urls[0], "left open", options)
+            proxy.freeze()
+            await close_connection(opened)
+            for _ in range(2):  # turns of the loop, for what ends in this very moment
+                await asyncio.sleep(0)
+            return {task for task in asyncio.all_tasks() if "aiormq" in str(task) or "aio_pika" in str(task)}
+
+    assert asyncio.run(close_in_vain()) == set()
+    gc.collect()
+    assert [str(item.exc_value) for item in complaints] == []
 
 
 async def test_a_message_that_amqp_cannot_carry_is_refused_and_harms_no_other(broker_url):

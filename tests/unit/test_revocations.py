@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import time
 
 import pytest
 
@@ -101,6 +102,25 @@ async def test_who_waits_for_it_to_be_current_waits_as_long_as_it_is_behind(capl
     found.fall_behind()
     await found.wait_until_current()
     assert "cancellations cannot be read" in caplog.text
+
+
+async def test_the_deliveries_of_one_outage_wait_together_and_not_each_anew(caplog, monkeypatch):
+    """A journal that stays away must not slow each task down, nor fill the log."""
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
+    found, _ = revocations()
+    found.fall_behind()
+    began = time.monotonic()
+    for _ in range(100):
+        await found.wait_until_current()
+    assert time.monotonic() - began < 10
+    assert caplog.text.count("cancellations cannot be read") == 1
+    found.catch_up()
+    found.fall_behind()
+    waiting = asyncio.ensure_future(found.wait_until_current())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    found.catch_up()
+    await asyncio.wait_for(waiting, 5)
 
 
 # --- on the wire

@@ -128,6 +128,17 @@ def test_a_workflow_that_begins_with_what_takes_something_cannot_be_sent():
     assert len(program(add.s(1) | begins)) == 3
 
 
+def test_what_is_nested_deeper_than_a_worker_reads_cannot_be_sent():
+    """It is an error here, and no dead letter there."""
+    workflow = group(add.si(1))
+    for _ in range(39):
+        workflow = group(chain(add.si(1), workflow))
+    assert program_from_json(program_json(program(workflow))) == program(workflow)
+    assert app.workflow_from_json(workflow.to_json()) == workflow
+    with pytest.raises(InvalidWorkflow, match="40 deep"):
+        program(group(workflow))
+
+
 def test_a_task_s_own_option_wins_then_that_of_the_part_around_it_then_of_the_whole():
     """And last what the task's declaration says. Headers are merged by their names."""
     inner = chain(add, add.options(queue="own", headers={"shop-b": 3}).partial(y=2)).options(

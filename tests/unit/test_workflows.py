@@ -229,6 +229,13 @@ def test_a_workflow_is_printed_as_a_tree():
     )
 
 
+def test_on_one_line_a_workflow_is_its_tasks_and_their_arguments():
+    """As debuggers and error messages show it; however large it is."""
+    assert repr(add.s(1) | double) == "Chain(Signature(shop.add(x=1)), PartialSignature(shop.double(x=…)))"
+    assert repr(chord(add.map(range(9)), total)).endswith("… 4 more), PartialSignature(shop.total(numbers=…)))")
+    assert repr(group()) == "Group()"
+
+
 def test_of_very_many_members_the_first_are_printed_and_drawn():
     workflow = chord(add.map(range(10_000)), total, errors="stop")
     lines = str(workflow).splitlines()
@@ -313,7 +320,7 @@ def test_a_workflow_of_tasks_that_are_elsewhere_can_be_read():
         ('{"chord": {"group": []}}', r"\$\.body: an object"),
         ('{"task": "shop.tick", "queue": "shop"}', "a single task"),
         ('{"task": "shop.tick", "queue": "shop", "reply": 1}', "reply is true or false"),
-        ('{"group":[' * 60 + "]}" * 60, "nested 50 deep"),
+        ('{"group":[' * 95 + "]}" * 95, "nested 90 deep"),
     ],
 )
 def test_json_that_is_no_workflow_is_refused_with_the_place(text, wrong):

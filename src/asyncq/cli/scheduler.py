@@ -17,12 +17,13 @@ from typing import Annotated
 import typer
 
 from asyncq.app import AsyncQ
-from asyncq.cli.options import BrokerUrlOption, override
+from asyncq.cli.options import BrokerUrlOption, LogFormatOption, ServiceLogLevelOption, override
 from asyncq.cli.text import printable, safe_urls
 from asyncq.cli.version import asyncq_version
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
+from asyncq.observability.redaction import redact_by
 
 __all__ = ["scheduler", "scheduling"]
 
@@ -32,15 +33,14 @@ log = get_logger("asyncq.cli")
 def scheduler(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the app is, for example shop.tasks:app.")],
     *,
-    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False)] = LogLevel.INFO,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="For people, or one JSON object a line for machines.")
-    ] = LogFormat.CONSOLE,
+    log_level: ServiceLogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
     broker_url: BrokerUrlOption = None,
 ) -> None:
     """Send an app's scheduled tasks when they are due. Run as many as you like: one leads."""
     configure_logging(log_level, log_format)
     app = load_app(target)
+    redact_by(app.redact)
     override(app, broker_url=broker_url)
     asyncio.run(_serve(app, target, as_log=log_format is LogFormat.JSON))
 

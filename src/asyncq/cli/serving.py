@@ -12,10 +12,10 @@ from asyncq.cli.leftovers import Leftovers
 from asyncq.cli.report import FAULT, exit_code_of, message_of, report
 from asyncq.cli.scheduler import scheduling
 from asyncq.cli.stopping import StopSignals, exit_at_once
-from asyncq.errors import BrokerRefused, TopologyMismatch
+from asyncq.errors import BrokerRefused, LifespanFailed, TopologyMismatch
 from asyncq.loggers import get_logger
 from asyncq.supervisor.link import SupervisorLink
-from asyncq.worker.exit_codes import REFUSED
+from asyncq.worker.exit_codes import LIFESPAN, REFUSED
 
 if TYPE_CHECKING:
     from asyncq.worker.worker import Worker  # the other commands need not load it
@@ -88,10 +88,20 @@ async def _tell_supervisor(worker: Worker, link: SupervisorLink | None, drain_ti
 
 def tell(error: Exception, *, as_log: bool) -> int:
     """Say why the worker ends, in the form that its log has, and return the exit code."""
-    code = REFUSED if isinstance(error, BrokerRefused | TopologyMismatch) else exit_code_of(error)
+    code = _exit_code(error)
     if as_log:
         trace = {"exc_info": error} if code == FAULT else {}
         log.critical("worker failed", error=type(error).__name__, message=message_of(error), exit_code=code, **trace)
     else:
         report(error)
     return code
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case BrokerRefused() | TopologyMismatch():
+            return REFUSED
+        case LifespanFailed():
+            return LIFESPAN
+        case _:
+            return exit_code_of(error)

@@ -20,7 +20,7 @@ from asyncq.app import AsyncQ
 from asyncq.cli.arguments import MAX_SLOTS, read_queues
 from asyncq.cli.event_loop import EventLoop, loop_factory
 from asyncq.cli.main_task import run_to_end
-from asyncq.cli.options import BrokerUrlOption, override
+from asyncq.cli.options import BrokerUrlOption, LogFormatOption, ServiceLogLevelOption, override
 from asyncq.cli.serving import serve, tell
 from asyncq.cli.stopping import nothing_to_drain
 from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, supervise
@@ -30,6 +30,7 @@ from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
+from asyncq.observability.redaction import redact_by
 from asyncq.supervisor.link import SupervisorLink
 from asyncq.worker.exit_codes import DRAINED
 
@@ -79,10 +80,8 @@ def worker(  # noqa: PLR0913 - the options of the command
     loop: Annotated[
         EventLoop, typer.Option(help="The event loop: by default uvloop's where it is installed (asyncq[uvloop]).")
     ] = EventLoop.AUTO,
-    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False)] = LogLevel.INFO,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="For people, or one JSON object a line for machines.")
-    ] = LogFormat.CONSOLE,
+    log_level: ServiceLogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
     broker_url: BrokerUrlOption = None,
     drain_timeout: Annotated[
         float | None,
@@ -95,8 +94,8 @@ def worker(  # noqa: PLR0913 - the options of the command
     """Run the tasks of an app.
 
     Exit codes: 0 drained; 2 wrong command line, configuration or app; 3 no broker reached; 4 refused by the broker;
-    5 drained, and tasks that took too long were handed back; 70 a fault; 75 start me again; 130 and 143 stopped at
-    once by the second SIGINT or SIGTERM.
+    5 drained, and tasks that took too long were handed back; 6 the app's lifespan failed; 70 a fault; 75 start me
+    again; 130 and 143 stopped at once by the second SIGINT or SIGTERM.
     """
     link = SupervisorLink.from_environment()
     configure_logging(log_level, log_format)
@@ -127,6 +126,7 @@ def worker(  # noqa: PLR0913 - the options of the command
                 broker_url = os.environ.pop(_BROKER_URL, broker_url)
             with nothing_to_drain():
                 app = load_app(target)
+                redact_by(app.redact)
                 override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
                 queues = _queues(app, queue or [])
                 _introduce(app, target, queues, as_log=as_log, link=link)

@@ -39,6 +39,7 @@ __all__ = [
 T = TypeVar("T")
 
 _CLOSE_TIMEOUT_S = 3.0
+_CLEAN_UP_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +144,13 @@ async def close_connection(connection: Connection) -> None:
 
 
 async def _close_in_time(connection: Connection) -> None:
-    # A frozen broker never answers the closing handshake; the socket goes with the process then.
+    ended = connection.closing
+    # A frozen broker never answers the closing handshake.
     with contextlib.suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await connection.close()
+    # Where that was given up, aiormq's own tasks clean up behind us: they must not outlive the event loop.
+    await asyncio.wait({ended}, timeout=_CLEAN_UP_TIMEOUT_S)
     await release_writers(connection)
 
 

@@ -57,7 +57,8 @@ _PREFETCH = 1000
 _ACK_EACH = 250
 """Acks only ask a stream for more. One for many, long before the prefetch is used up, is less work for both sides."""
 
-_RETRY_PAUSE_S = 0.5
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 5.0
 _NO_REPLICA = "replica on the local node"
 _SILENCE_S = 10.0
 _CLOSE_TIMEOUT_S = 3.0
@@ -109,7 +110,7 @@ class RabbitFollowing:
         self._next_offset: int | None = None
         self._mark = ""
         self._marked: asyncio.Future[None]
-        self._has_caught_up = False
+        self._caught_up = 0
         self._closing: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
@@ -140,7 +141,9 @@ class RabbitFollowing:
     # --- reading
 
     async def _supervise(self) -> None:
+        pause_s = _FIRST_PAUSE_S
         while True:
+            readings = self._caught_up
             try:
                 await self._read()
             except _FATAL as error:
@@ -148,7 +151,7 @@ class RabbitFollowing:
                 return
             except QueueGone as error:
                 self._next_offset = None
-                if not self._journal.may_declare and not self._has_caught_up:
+                if not self._journal.may_declare and self._caught_up == 0:
                     self._arrived.put_nowait(error)
                     return
                 log.warning("a journal is gone, and what was in it", journal=self._journal.name, cause=str(error))
@@ -157,7 +160,10 @@ class RabbitFollowing:
             except Exception:
                 log.exception("a journal cannot be read, trying again", journal=self._journal.name)
             await self._leave()
-            await asyncio.sleep(_RETRY_PAUSE_S)
+            if self._caught_up > readings:
+                pause_s = _FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)  # a stream that stays away must not fill the log
 
     async def _read(self) -> None:
         """Read until the channel is lost.
@@ -179,12 +185,12 @@ class RabbitFollowing:
             raise refused or self._journal.missing() from None
         await self._journal.mark(self._mark)
         if await self._is_read_to_the_mark(channel):
-            self._has_caught_up = True
+            self._caught_up += 1
             self._arrived.put_nowait(CaughtUp())
             await asyncio.wait({channel.closing})
         elif not channel.closing.done():
             self._next_offset = None  # it may be one of a stream that is gone: from the first, then
-        if self._has_caught_up:
+        if self._caught_up:
             self._arrived.put_nowait(Interrupted())
 
     async def _is_read_to_the_mark(self, channel: Channel) -> bool:

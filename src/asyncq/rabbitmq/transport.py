@@ -28,6 +28,19 @@ class CoalescingConnection(aio_pika.Connection):
         # What stands here is passed on to aiormq, whose documented `transport_factory` this is.
         self.kwargs["transport_factory"] = _Coalescing()
 
+    async def connect(self, timeout: float | None = None) -> None:
+        """Connect, and leave it to the connection below to tell of its end.
+
+        aio-pika tells of it in a task of its own. Nobody listens there, and one that begins while the event loop is
+        being closed never ends: Python complains of it.
+        """
+        await super().connect(timeout)
+        if self.transport is not None:
+            self.transport.close_callback.finished.set()
+
+    def __del__(self) -> None:
+        """Close nothing: whoever has the connection below closes it."""
+
 
 class _Coalescing(TransportFactory):
     """Opens TCP and TLS connections."""

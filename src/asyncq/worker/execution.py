@@ -1,6 +1,6 @@
 """Run one delivery to its outcome.
 
-    read (intake.py) ──▶ start (runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
+    read (intake.py) ──▶ start (around.py, runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
 
 Invariant: `execute` raises for nothing that a message or a task does, and it never acks: a delivery is settled by
 its slot, once, and only after its outcome is durable.
@@ -9,6 +9,8 @@ its slot, once, and only after its outcome is durable.
 from __future__ import annotations
 
 import contextvars
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from asyncq.broker import Delivery
@@ -16,10 +18,12 @@ from asyncq.context import ContextServices, TaskContext, running
 from asyncq.errors import MalformedMessage
 from asyncq.loggers import get_logger
 from asyncq.message import Message, attempt_of
+from asyncq.middleware import Middleware
 from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome, Repeated
 from asyncq.retry import RetryDefaults
-from asyncq.worker.admission import Admission, Start
-from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
+from asyncq.worker.admission import Admission, Room
+from asyncq.worker.around import Around, Overrides
+from asyncq.worker.attempt import AnyTask, Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
 from asyncq.worker.limits import LimitRules
@@ -42,12 +46,16 @@ class RunRules:
         retry: The policies of tasks that have said nothing about theirs.
         revocations: The tasks that shall not run.
         repeats: The ticks that have run.
+        middleware: The app's, from the outside to the inside.
+        overrides: What stands in for which dependency.
     """
 
     limits: Limits
     retry: RetryDefaults
     revocations: Revocations = field(default_factory=Revocations)
     repeats: Repeats = field(default_factory=Repeats)
+    middleware: tuple[Middleware, ...] = ()
+    overrides: Overrides = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +108,19 @@ class Execution:
         self._admission = admission
         self._rules = rules
         self._limits = LimitRules(rules.limits)
+        self._around = Around(rules.middleware, rules.retry, rules.overrides)
         self._services = services
         self._recording = recording
+        self._tells_start = log.is_enabled_for(logging.DEBUG)  # asked once: this is the fast path
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
+
+    def prepare(self, tasks: Iterable[AnyTask]) -> None:
+        """Look at what tasks depend on, before any of them runs.
+
+        Raises:
+            TaskDefinitionError: It cannot be had.
+        """
+        self._around.prepare(tasks)
 
     async def execute(self, delivery: Delivery) -> Executed:
         """Run one delivery, or wait for the attempt that already runs for it.
@@ -129,10 +147,10 @@ class Execution:
                 number = call.attempt
                 if isinstance(call, Refusal):
                     return Executed(delivery, number, call.outcome)
-                start = await self._admission.admit(delivery, call.task)
-                if not callable(start):
-                    return Executed(delivery, number, start)
-                attempt = self._start(delivery, call, start)
+                room = await self._admission.admit(delivery, call.task)
+                if not isinstance(room, Room):
+                    return Executed(delivery, number, room)
+                attempt = self._start(delivery, call, room)
             return await self._follow(attempt)
         except Exception as error:
             log.exception("asyncq itself failed while it ran a task", task=delivery.message.type, queue=delivery.queue)
@@ -142,7 +160,7 @@ class Execution:
         """Hear how a delivery was settled. Raises nothing."""
         self._rules.repeats.ended(executed.delivery.message, outcome)
 
-    def _start(self, delivery: Delivery, call: Call, start: Start) -> Attempt:
+    def _start(self, delivery: Delivery, call: Call, room: Room) -> Attempt:
         task = call.task
         limits = self._limits.of(task, delivery.message)
         deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
@@ -155,7 +173,11 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
-        start(attempt, args, call.kwargs, variables)
+        if self._tells_start:
+            message = delivery.message
+            keys = {"task": task.name, "task_id": message.task_id, "attempt": call.attempt, "queue": delivery.queue}
+            log.debug("task started", **keys, limit_s=round(limits.limit_s, 3))
+        self._around.start(room, attempt, args, call.kwargs, variables)
         return attempt
 
     async def _follow(self, attempt: Attempt) -> Executed:

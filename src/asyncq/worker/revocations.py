@@ -30,7 +30,7 @@ _PARTS = 16
 """How often, within `keep_s`, what is too old is taken out."""
 
 _PATIENCE_S = 10.0
-"""How long a delivery waits for a journal that is behind. A lost connection is back sooner, or delivers nothing."""
+"""How long deliveries wait for a journal that is behind. A lost connection is back sooner, or delivers nothing."""
 
 
 class Revocations:
@@ -50,6 +50,8 @@ class Revocations:
         self._next_sweep_ms = 0
         self._current = asyncio.Event()
         self._current.set()
+        self._gives_up_at: float | None = None
+        self._has_warned = False
 
     def __len__(self) -> int:
         return len(self._at_ms)
@@ -102,18 +104,29 @@ class Revocations:
     def catch_up(self) -> None:
         """Note that nothing is missing."""
         self._current.set()
+        self._gives_up_at, self._has_warned = None, False
 
     async def wait_until_current(self) -> None:
-        """Wait until nothing is missing; not for ever: work that goes on is worth more than a cancellation."""
+        """Wait until nothing is missing; not for ever: work that goes on is worth more than a cancellation.
+
+        The deliveries of one outage wait together: a journal that stays away must not slow each of them down.
+        """
+        loop = asyncio.get_running_loop()
+        if self._gives_up_at is None:
+            self._gives_up_at = loop.time() + _PATIENCE_S
+        if self._gives_up_at <= loop.time():
+            return
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout_at(self._gives_up_at):
                 await self._current.wait()
         except TimeoutError:
-            log.warning(
-                "cancellations cannot be read at the moment, so a task that was cancelled meanwhile may begin; it is "
-                "stopped when they can be read again",
-                waited_s=_PATIENCE_S,
-            )
+            if not self._has_warned:
+                self._has_warned = True
+                log.warning(
+                    "cancellations cannot be read at the moment, so a task that was cancelled meanwhile may begin; it "
+                    "is stopped when they can be read again",
+                    waited_s=_PATIENCE_S,
+                )
 
     # --- bounds
 

@@ -114,23 +114,28 @@ def joined(first: Node[Any], following: Any) -> Workflow[Any]:
     Raises:
         InvalidWorkflow: They do not fit together.
     """
-    found = _chained([_part(first, "the first step of a chain"), _part(following, f"what follows {_what(first)}")])
+    found = _chained([first, _part(following, f"what follows {_what(first)}")])
     only = found.steps[0]
     return only if len(found.steps) == 1 and isinstance(only, Workflow) else found
 
 
 def _chained(nodes: list[Node[Any]]) -> Chain[Any]:
     """Put nodes one after the other: open plain chains, and make chords of groups that something follows."""
-    steps: list[Node[Any]] = []
-    for node in nodes:
-        for step in node.steps if isinstance(node, Chain) and node.sending == _NO_OPTIONS else (node,):
-            if steps and isinstance(steps[-1], Group):
-                steps[-1] = chord(steps[-1], step)
-            else:
-                if steps:
-                    check_connection(steps[-1], step)
-                steps.append(step)
+    first = _part(nodes[0], "the first step of a chain")
+    steps = _steps_of(first)  # it fits together, as every node does
+    for node in nodes[1:]:
+        after = _steps_of(node)
+        if isinstance(steps[-1], Group):
+            steps[-1] = chord(steps[-1], after[0])
+        else:
+            check_connection(steps[-1], after[0])
+            steps.append(after[0])
+        steps += after[1:]
     return Chain(tuple(steps))
+
+
+def _steps_of(node: Node[Any]) -> list[Node[Any]]:
+    return list(node.steps) if isinstance(node, Chain) and node.sending == _NO_OPTIONS else [node]
 
 
 def _listed(given: tuple[Any, ...], what: str) -> tuple[Any, ...]:

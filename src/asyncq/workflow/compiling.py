@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asyncq.body import ITEMS
-from asyncq.keeping import KEEP_EVERYTHING
+from asyncq.errors import InvalidWorkflow
+from asyncq.keeping import KEEP_EVERYTHING, Keeping
 from asyncq.options import Sending
 from asyncq.program import Errors, Fork, Program, Step, node_id
 from asyncq.queue_names import check_queue_name
@@ -24,6 +25,9 @@ from asyncq.workflow.values import Chain, Chord, Group
 from asyncq.workflow.workflow import Leaf, Workflow
 
 __all__ = ["compiled"]
+
+_DEEPEST = 40
+"""How deep groups may be in groups. JSON is read 200 levels deep, and what is read is sent as a part of other JSON."""
 
 _BEFORE_ITEMS = len(b'{"%b":' % ITEMS.encode())
 
@@ -53,6 +57,16 @@ class _Around:
         return _Around(self.defaults)
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The options of one task, as a step has them: some are fields of the step itself."""
+
+    sending: Sending
+    queue: str | None
+    reply: bool | None
+    keeping: Keeping
+
+
 def compiled(workflow: Workflow[Any], workflow_id: str, now_ms: int) -> Program:
     """Return the program of a workflow that is sent now.
 
@@ -64,7 +78,7 @@ def compiled(workflow: Workflow[Any], workflow_id: str, now_ms: int) -> Program:
         now_ms: In milliseconds since the epoch; from here `expires` and `deadline` of the whole are counted.
 
     Raises:
-        InvalidWorkflow: It begins with a task that takes what came before.
+        InvalidWorkflow: It begins with a task that takes what came before, or is nested too deep.
         InvalidOption: A task would expire before it is due.
         InvalidQueueName: No queue can be called as an option says.
     """
@@ -90,6 +104,9 @@ class _Compiler:
         self._id = workflow_id
         self._now_ms = now_ms
         self._checked_queues: set[str] = set()
+        self._own: Sending | None = None
+        self._around: _Around | None = None
+        self._said = _Said(Sending(), None, None, KEEP_EVERYTHING)
 
     def program(self, node: Node[Any], prefix: str, around: _Around, *, is_whole: bool = False) -> Program:
         """Return the program of a part.
@@ -122,20 +139,16 @@ class _Compiler:
             program.append(self._step(node, f"{prefix}{len(program)}", around))
 
     def _fork(self, group: Group[Any], path: str, around: _Around, errors: Errors) -> Fork:
+        if path.count(".") > 2 * (_DEEPEST - 1):  # two parts a level: the element, and the member
+            raise InvalidWorkflow(f"Groups and chords may be {_DEEPEST} deep in each other, and these are deeper.")
         members = tuple(
             self.program(member, f"{path}.{number}.", around) for number, member in enumerate(group.members)
         )
         return Fork(node_id(self._id, path), members, errors)
 
     def _step(self, leaf: Leaf, path: str, around: _Around) -> Step:
-        around = around.within(leaf.sending)
-        sending = replace(around.defaults, delay_s=around.delay_s, eta_ms=around.eta_ms)
-        sending.times_at(self._now_ms)  # what never runs is refused here
-        reply = leaf.reply if sending.reply is None else sending.reply
-        queue = sending.queue or leaf.queue
-        if queue not in self._checked_queues:
-            check_queue_name(queue)
-            self._checked_queues.add(queue)
+        said = self._resolved(leaf.sending, around)
+        queue = self._checked(said.queue or leaf.queue)
         is_chunk = isinstance(leaf, Signature) and leaf.calls is not None
         return Step(
             node_id(self._id, path),
@@ -144,10 +157,34 @@ class _Compiler:
             b"{}" if is_chunk else leaf.body,
             leaf.into if isinstance(leaf, PartialSignature) else None,
             leaf.body[_BEFORE_ITEMS:-1] if is_chunk else None,
-            replace(sending, queue=None, reply=None, keeping=KEEP_EVERYTHING),
-            sending.keeping.over(leaf.keeping),
-            reply,
+            said.sending,
+            said.keeping.over(leaf.keeping),
+            leaf.reply if said.reply is None else said.reply,
         )
+
+    def _resolved(self, own: Sending, around: _Around) -> _Said:
+        """Return the options of a task. Members of a large group have the same ones, one after the other."""
+        if own is not self._own or around is not self._around:
+            inside = around.within(own)
+            defaults = inside.defaults
+            sending = replace(
+                defaults,
+                delay_s=inside.delay_s,
+                eta_ms=inside.eta_ms,
+                queue=None,
+                reply=None,
+                keeping=KEEP_EVERYTHING,
+            )
+            sending.times_at(self._now_ms)  # what never runs is refused here
+            self._own, self._around = own, around
+            self._said = _Said(sending, defaults.queue, defaults.reply, defaults.keeping)
+        return self._said
+
+    def _checked(self, queue: str) -> str:
+        if queue not in self._checked_queues:
+            check_queue_name(queue)
+            self._checked_queues.add(queue)
+        return queue
 
 
 def _over(own: Sending, around: Sending) -> Sending:

@@ -45,6 +45,12 @@ class Node(Generic[R_co]):
 
         return tree(self)
 
+    def __repr__(self) -> str:
+        """Return it on one line: the tasks and their arguments, without options."""
+        from asyncq.workflow.printing import line  # noqa: PLC0415 - see `__str__`
+
+        return line(self)
+
     @overload
     def then(self, following: Takes[R_co, R], /) -> Workflow[R]: ...
     @overload

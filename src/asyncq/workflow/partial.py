@@ -19,7 +19,7 @@ __all__ = ["PartialSignature"]
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PartialSignature(Node[R_co]):
     """A task for the middle of a workflow. `task.partial(...)` makes it; a task that is written as a step becomes one.
 
@@ -41,11 +41,11 @@ class PartialSignature(Node[R_co]):
     into: str
     queue: str
     reply: bool
-    decode: Callable[[bytes], R_co] = field(compare=False, repr=False)
+    decode: Callable[[bytes], R_co] = field(compare=False)
     sending: Sending = field(default_factory=Sending)
     keeping: Keeping = KEEP_EVERYTHING
-    task: Declared | None = field(default=None, compare=False, repr=False)
-    sender: Sender | None = field(default=None, compare=False, repr=False)
+    task: Declared | None = field(default=None, compare=False)
+    sender: Sender | None = field(default=None, compare=False)
 
     def options(self, **options: Unpack[SendOptions]) -> PartialSignature[R_co]:
         """Return the same step with other options; those given before are replaced as a whole.

@@ -1,4 +1,4 @@
-"""A workflow as a tree of text.
+"""A workflow as a tree of text, and on one line.
 
 chord
 ├── group
@@ -19,14 +19,26 @@ from asyncq.workflow.partial import PartialSignature
 from asyncq.workflow.values import Chord
 from asyncq.workflow.workflow import Workflow
 
-__all__ = ["tree"]
+__all__ = ["line", "tree"]
 
 _MOST_PARTS = 20
+_MOST_ON_A_LINE = 5
 
 
 def tree(node: Node[Any]) -> str:
     """Return a workflow, or a part of one, as a tree. Of very many members the first are shown."""
     return "\n".join(_lines(node))
+
+
+def line(node: Node[Any]) -> str:
+    """Return a node on one line: `Chain(Signature(shop.add(x=1)), PartialSignature(shop.add(x=…)))`."""
+    name = type(node).__name__
+    if isinstance(node, Signature | PartialSignature):
+        return f"{name}({call_of(node)})"
+    parts = node.parts if isinstance(node, Workflow) else ()
+    shown = [line(part) for part in parts[:_MOST_ON_A_LINE]]
+    left = len(parts) - len(shown)
+    return f"{name}({', '.join([*shown, f'… {left:,} more'] if left else shown)})"
 
 
 def _lines(node: Node[Any]) -> Iterator[str]:

@@ -35,7 +35,7 @@ __all__ = ["from_json", "to_json"]
 
 _LEAF_KEYS = {"task", "queue", "arguments", "items", "into", "immutable", "reply", "keep", "result_ttl_s", "options"}
 _OPTIONS = {field.name for field in fields(Sending)}
-_DEEPEST = 50
+_DEEPEST = 90
 
 
 class TasksByName(Sender, Protocol):

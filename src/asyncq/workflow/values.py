@@ -21,7 +21,7 @@ Errors = Literal["stop", "collect"]
 """What becomes of a chord of which members have failed: its body does not run, or it gets their errors as well."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Chain(Workflow[R_co]):
     """Parts that run one after the other. `chain(...)`, `then` and `|` make it.
 
@@ -48,7 +48,7 @@ class Chain(Workflow[R_co]):
         return replace(self, sending=sending)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Group(Workflow[R_co]):
     """Parts that run side by side. `group(...)` makes it. Its result is the list of theirs, in order.
 
@@ -78,7 +78,7 @@ class Group(Workflow[R_co]):
         return replace(self, sending=sending)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Chord(Workflow[R_co]):
     """A group, and a body that takes the list of its results. `chord(...)` and `group(...) | body` make it.
 

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from asyncq.clock import SystemClock
 from asyncq.context import ContextServices, TaskContext
-from asyncq.errors import InvalidResult
+from asyncq.errors import InvalidResult, NoResources
 from asyncq.message import Message
 from asyncq.results import Progress, ResultHandle
 from asyncq.signals import seconds_of
@@ -92,7 +92,14 @@ class Asking:
         def sync_of(context: TaskContext) -> TaskSync:
             return TaskSync(_Bridge(), _Sender(self), context.progress)
 
-        return ContextServices(publish_progress, sync_of)
+        return ContextServices(publish_progress, sync_of, _no_resources)
+
+
+def _no_resources() -> Any:
+    raise NoResources(
+        "A task in a process of its own has no resources: what the app's lifespan yields lives in the worker's "
+        "process. Open what it needs in its own code; or let an `async def` task fetch it and pass it on."
+    )
 
 
 class _Bridge(LoopBridge):

@@ -47,7 +47,7 @@ from asyncq.worker.process_pool.frames import (
     packed,
     unpacked,
 )
-from asyncq.worker.process_pool.logs import Forwarding
+from asyncq.worker.process_pool.logs import Forwarding, forward_structlog
 from asyncq.worker.process_pool.raised import RaisedError
 from asyncq.worker.runners import refuse_coroutine
 from asyncq.worker.soft_limit import soft_limit_error
@@ -176,6 +176,7 @@ class _Child:
         if known is not None:
             return known
         function = import_function(place, name)
+        forward_structlog()
         if probe:
             return None
         declaration = Declaration(name=name, queue=name, run=RunOptions(), pass_context=pass_context)

@@ -265,6 +265,7 @@ class Wrote:
         event: The text.
         values: What belongs to it, as JSON has it; None where the record has only its text.
         trace: A traceback as text.
+        task: What the line says of the task that has written it.
     """
 
     logger: str
@@ -272,3 +273,4 @@ class Wrote:
     event: str
     values: dict[str, Any] | None
     trace: str | None
+    task: dict[str, Any]
