@@ -32,6 +32,7 @@ from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
 from asyncq.task import Declaration, make_task
 from asyncq.testing.clock import ManualClock
+from asyncq.tracing.spans import Tracing
 from asyncq.worker.admission import Admission
 from asyncq.worker.attempt import AnyTask, Limits
 from asyncq.worker.attempts import Attempts
@@ -49,6 +50,7 @@ from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 
 SETTINGS = Settings()
 NAMES = Names(SETTINGS.namespace)
@@ -176,6 +178,7 @@ class Kit:
         recorder: Recorder | None = None,
         middleware: Sequence[Middleware] = (),
         overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.node = MemoryNode(self.clock)
@@ -191,6 +194,7 @@ class Kit:
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         self.revocations = Revocations(self.clock, keep_s=3600)
         limits = Limits(self.clock, time_limit_s)
+        traces = Traces(tracing)
         rules = RunRules(
             limits,
             defaults or RetryDefaults(),
@@ -198,12 +202,15 @@ class Kit:
             Repeats(recorder),
             tuple(middleware),
             {} if overrides is None else overrides,
+            traces,
         )
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
         self.processes = ProcessPool(2, sender)
         self.admission = Admission(self.threads, self.processes, Concurrency(self.clock), self.revocations)
         self.execution = Execution(self.intake, self.attempts, self.admission, rules, services, self.recording)
-        self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)
+        self.publishing = Publishing(
+            self.broker, self.clock, tracing, timeout_s=1, delivery_limit=SETTINGS.delivery_limit
+        )
         self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
         self.continuing = Continuing(
             self.broker,
@@ -215,7 +222,7 @@ class Kit:
             timeout_s=30,
         )
         self.settlement = Settlement(self.publishing, self.continuing, self.recording, self.clock, worker="host:1")
-        self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock)
+        self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock, traces=traces)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], AnyTask]:
         """Declare a function as a task of queue `work`, named as the function."""
@@ -276,6 +283,7 @@ class App:
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
     recorder: Recorder | None = None
     middlewares: Sequence[Middleware] = ()
+    tracing: Tracing | None = None
     dependency_overrides: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     lifespan: AbstractAsyncContextManager[Any] | None = None
 

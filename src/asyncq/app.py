@@ -30,14 +30,17 @@ from asyncq.registry import queues_of
 from asyncq.retry import RetryPolicy
 from asyncq.scheduler.declared import ScheduleOptions, Schedules
 from asyncq.sending_app import SendingApp
+from asyncq.sends import SendObserver
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
+from asyncq.tracing.switch import tracing_of
 from asyncq.workflow.workflow import Workflow
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
     from asyncq.scheduler.service import Scheduler
     from asyncq.task_results import TaskResults
+    from asyncq.tracing.spans import Tracing
     from asyncq.worker.worker import Worker
 
 __all__ = ["AsyncQ"]
@@ -120,6 +123,7 @@ class AsyncQ(SendingApp):
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
+        self._send_observers: list[SendObserver] = []
         self._broker: Broker | None = None
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -211,7 +215,7 @@ class AsyncQ(SendingApp):
     async def _connect(self, role: str) -> tuple[Broker, Client]:
         """Open a broker, with the queues of this app's tasks: who sends first need not wait for the first worker."""
         refuse_while_imported(self.name)
-        recorder = recorder_of(self.settings, self._clock)
+        recorder, tracing = recorder_of(self.settings, self._clock), tracing_of(self.settings)
         broker = self._broker_factory(self.settings)
         await broker.open(Identity(self.name, role))
         try:
@@ -221,7 +225,9 @@ class AsyncQ(SendingApp):
         except BaseException:
             await broker.close()
             raise
-        return broker, Client(self.name, broker, self.settings, self._clock, recorder)
+        client = Client(self.name, broker, self.settings, self._clock, recorder, tracing)
+        client.observers = self._send_observers
+        return broker, client
 
     async def _ensure_queues(self, broker: Broker) -> None:
         try:
@@ -267,6 +273,11 @@ class AsyncQ(SendingApp):
         return self._open_client().recorder
 
     @property
+    def tracing(self) -> Tracing | None:
+        """What makes the spans of this app while it is open; None where it makes none. For workers."""
+        return self._open_client().tracing
+
+    @property
     def results(self) -> TaskResults:
         """What the result store knows of all tasks: listing, reading many, preparing, cleaning."""
         from asyncq.task_results import TaskResults  # noqa: PLC0415 - for who needs it only
@@ -287,6 +298,14 @@ class AsyncQ(SendingApp):
             f"The app {self.name!r} is not open. Write `async with app:` around the code that sends, or use app.sync "
             "in code without an event loop."
         )
+
+    def observe_sends(self, observer: SendObserver) -> None:
+        """Let a function hear of each task that this process sends from now on, and how the broker has answered.
+
+        Args:
+            observer: Called with an `asyncq.sends.Sent`, in the sender's event loop. It must take no time.
+        """
+        self._send_observers.append(observer)
 
     # --- working
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from asyncq.body import arguments_in, object_of
 from asyncq.errors import InvalidOption
-from asyncq.life import SENT_AT
-from asyncq.message import DUE_AT, LATEST_MS, Headers, Message
+from asyncq.life import SENT_AT, waited_s_of
+from asyncq.message import LATEST_MS, Headers, Message
 from asyncq.outcome import Outcome
 
 __all__ = ["AttemptInfo", "CallNext", "Middleware", "checked_middleware", "name_of_middleware"]
@@ -76,8 +76,7 @@ class AttemptInfo:
     @property
     def waited_s(self) -> float | None:
         """How long the message waited for a slot, in seconds, since it was sent or was due; None where unknown."""
-        ready_ms = self._header_ms(DUE_AT) or self._header_ms(SENT_AT) or self.message.timestamp_ms
-        return None if ready_ms is None else max(0, self.began_ms - ready_ms) / 1000
+        return waited_s_of(self.message, self.began_ms)
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments as they were sent: JSON values by name. They are read anew with each call."""
@@ -117,8 +116,10 @@ def name_of_middleware(function: Any) -> str:
 
 
 def _check(function: Any, where: str) -> None:
-    call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    if isinstance(function, type) or not inspect.iscoroutinefunction(call):
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+    if isinstance(function, type) or not is_async:
         raise InvalidOption(
             f"{where}: {function!r} is no `async def` function. A middleware is "
             "`async def name(info: AttemptInfo, call_next: CallNext) -> Outcome`, and returns `await call_next()`."

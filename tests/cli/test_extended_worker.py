@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from asyncq import AsyncQ, TaskFailed
+
 EXTENDED = """
 import logging
 import structlog
@@ -65,18 +67,17 @@ async def fail() -> None:
 """
 
 
-async def test_every_line_of_a_task_says_which_task_it_is(shell):
+async def test_every_line_of_a_task_says_which_task_it_is(shell, broker_url):
     """The standard library's and structlog's, on the loop, in threads and in processes; secrets are taken out."""
     (shell.folder / "extended.py").write_text(EXTENDED)
     format_of_the_environment = {"ASYNCQ_LOG_FORMAT": "json", "ASYNCQ_LOG_LEVEL": "debug"}
     worker = shell.start("worker", "extended:app", "--slots", "1", environment=format_of_the_environment)
     await worker.says("worker consumes")
-    for kind in ("on_loop", "in_thread", "in_process"):
-        called = await shell.arun("call", f"extended.{kind}", '{"word": "s3cret"}')
-        assert called.returncode == 0, called.stderr
-        assert json.loads(called.stdout) == "hello"
-    failed = await shell.arun("call", "extended.fail", "{}")
-    assert failed.returncode == 1
+    async with AsyncQ("sender", broker=broker_url) as sender:
+        for kind in ("on_loop", "in_thread", "in_process"):
+            assert await sender.call(f"extended.{kind}", {"word": "s3cret"}) == "hello"
+        with pytest.raises(TaskFailed, match="the password is s3cret"):
+            await sender.call("extended.fail")
     worker.signal()
     assert await worker.ends() == 0
     lines = [json.loads(line) for line in worker.stderr.splitlines()]
@@ -101,12 +102,11 @@ async def test_every_line_of_a_task_says_which_task_it_is(shell):
     )
 
 
-@pytest.mark.parametrize("form", ["console", "json"])
-async def test_a_lifespan_that_fails_ends_the_worker_with_code_6_and_says_where(shell, form):
+async def test_a_lifespan_that_fails_ends_the_worker_with_code_6_and_says_where(shell):
     """Not a fault of asyncq's: the user's own line is shown."""
     code = EXTENDED.replace('plain.info("opened")', 'raise ConnectionError("no database")')
     (shell.folder / "extended.py").write_text(code)
-    worker = shell.start("worker", "extended:app", "--log-format", form)
+    worker = shell.start("worker", "extended:app")
     assert await worker.ends() == 6
     assert "lifespan failed before its `yield`" in worker.stderr
     assert "ConnectionError: no database" in worker.stderr

@@ -18,6 +18,7 @@ from asyncq.message import ATTEMPT
 from asyncq.middleware import AttemptInfo, CallNext
 from asyncq.outcome import Cancelled, Drained, Failed, Outcome, RetryLater, Succeeded
 from asyncq.retry import Fixed, RetryPolicy
+from asyncq.worker.attempt import GRACE_S
 from support import eventually
 from worker_kit import Kit, make_kit
 
@@ -124,6 +125,61 @@ async def test_dependencies_depend_on_each_other_and_on_arguments_by_name() -> N
         return [one.session is same, another is same]
 
     assert await run(kit, "work", {"order": 7}) == Succeeded(b"[true,false]")
+
+
+async def test_a_dependency_takes_arguments_whatever_they_are_called_and_the_tasks_own_defaults() -> None:
+    """What the message leaves out is what the code gets."""
+    kit = await make_kit()
+
+    def shown(tenant: str) -> str:
+        return tenant.upper()
+
+    @kit.task()
+    async def work(stack: int, nested: bool = True, tenant: str = "north", shown: str = Depends(shown)) -> str:
+        return f"{shown} {stack} {nested}"
+
+    assert await run(kit, "work", {"stack": 1}) == Succeeded(b'"NORTH 1 True"')
+    assert await run(kit, "work", {"stack": 2, "tenant": "south", "nested": False}) == Succeeded(b'"SOUTH 2 False"')
+
+    @kit.task()
+    async def cannot(stack: int, shown: str = Depends(lambda stack: stack)) -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match="needs 'stack'"):
+        kit.execution.prepare([cannot])
+
+
+async def test_closing_that_hangs_after_the_limit_does_not_keep_the_slot_of_a_thread() -> None:
+    """The thread has returned; what was opened is closed when it can be."""
+    kit = await make_kit(time_limit_s=30)
+    began, go_on, closes = threading.Event(), threading.Event(), asyncio.Event()
+
+    async def hanging() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            closes.set()
+            await asyncio.get_running_loop().create_future()
+
+    @kit.task()
+    def work(session: None = Depends(hanging)) -> None:
+        began.set()
+        go_on.wait(30)
+
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("work")))
+    await eventually(began.is_set)
+    for attempt in kit.attempts:
+        code = attempt
+    await kit.clock.advance(30)
+    await kit.clock.advance(GRACE_S)
+    executed = await asyncio.wait_for(running, 5)
+    assert isinstance(executed.outcome, Failed)
+    assert executed.holding is not None
+    go_on.set()
+    await asyncio.wait_for(closes.wait(), 5)
+    await asyncio.wait_for(executed.holding.returned(), 5)
+    assert code.code is not None
+    code.code.cancel()
+    await asyncio.wait({code.code}, timeout=5)
 
 
 async def test_a_dependency_sees_the_context_of_its_attempt() -> None:
@@ -397,7 +453,7 @@ async def test_what_a_dependency_cannot_get_is_told_before_anything_runs() -> No
     @kit.task()
     async def work(order: int, tenant: str = Depends(tenant)) -> None: ...
 
-    with pytest.raises(TaskDefinitionError, match=r"task 'work'.*'tenant' needs 'customer'.*no parameter of that name"):
+    with pytest.raises(TaskDefinitionError, match=r"task 'work'.*'tenant' needs 'customer'.*no argument of that name"):
         kit.execution.prepare([work])
 
 

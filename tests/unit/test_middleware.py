@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import threading
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -230,6 +231,30 @@ def test_what_can_be_no_middleware_is_refused_at_once(function: Any) -> None:
         app.task(name="shop.work", middleware=[function])(lambda: None)
     with pytest.raises(InvalidOption, match=r"takes a list"):
         AsyncQ("shop", middleware=saying)  # type: ignore[arg-type]
+
+
+async def test_an_object_and_a_partial_function_can_be_middleware() -> None:
+    """So they can have settings of their own."""
+
+    class Counting:
+        count = 0
+
+        async def __call__(self, info: AttemptInfo, call_next: CallNext) -> Outcome:
+            self.count += 1
+            return await call_next()
+
+    async def naming(said: list[str], info: AttemptInfo, call_next: CallNext) -> Outcome:
+        said.append(info.task_name)
+        return await call_next()
+
+    counting, said = Counting(), []
+    kit = await make_kit(middleware=AsyncQ("shop", middleware=[counting, partial(naming, said)]).middlewares)
+
+    @kit.task()
+    async def work() -> None: ...
+
+    assert await run(kit, "work") == Succeeded(b"null")
+    assert (counting.count, said) == (1, ["work"])
 
 
 def test_the_decorator_adds_to_what_the_app_was_given() -> None:

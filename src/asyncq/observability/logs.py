@@ -25,6 +25,7 @@ from asyncq.errors import InvalidOption
 from asyncq.loggers import Redact
 from asyncq.observability.redaction import redact_by, redacted
 from asyncq.observability.task_lines import add_task
+from asyncq.tracing.switch import current_ids
 
 __all__ = ["LogFormat", "LogLevel", "configure_logging"]
 
@@ -87,6 +88,7 @@ def configure_logging(
         add_task,
         structlog.processors.add_log_level,
         _name,
+        _trace,
     ]
     ending = _json_ending() if format == LogFormat.JSON else _console_ending(colors=_has_colours())
     structlog.configure(
@@ -164,6 +166,13 @@ def _name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     name = record.name if record is not None else getattr(logger, "name", None)
     if name is not None:
         event["logger"] = name
+    return event
+
+
+def _trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say which span a line belongs to, where there are traces."""
+    for name, value in current_ids().items():
+        event.setdefault(name, value)
     return event
 
 

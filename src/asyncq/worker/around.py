@@ -105,6 +105,7 @@ class _Run:
     defaults: RetryDefaults
     injector: Injector | None
     began: bool = False
+    given_up: bool = False
 
     async def all(self) -> None:
         """Run it, and tell the attempt how it ended."""
@@ -171,11 +172,15 @@ class _Run:
         except asyncio.CancelledError as error:  # nobody but the end of the event loop cancels this
             ending = Raised(error)
         attempt.code = here
+        self._let_go(ending)
         return ending
 
+    def _let_go(self, ending: Returned | Raised) -> None:
+        """Let an attempt end that was given up and settled: what comes after its code must not keep its slot."""
+        if self.attempt.is_given_up:
+            self.given_up = True
+            self.attempt.code_ended(ending)
+
     def _outcome(self, ending: Returned | Raised) -> Outcome:
-        attempt = self.attempt
-        if attempt.is_given_up:  # settled already; what nobody waits for any more must not keep the slot
-            attempt.code_ended(ending)
-            return decide(attempt, Overdue(), self.defaults)
-        return decide(attempt, ending, self.defaults)
+        self._let_go(ending)
+        return decide(self.attempt, Overdue() if self.given_up else ending, self.defaults)

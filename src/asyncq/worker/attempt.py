@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncq.broker import Delivery
 from asyncq.clock import Clock
@@ -24,6 +24,9 @@ from asyncq.message import first_at_ms_of
 from asyncq.outcome import Outcome
 from asyncq.task import Task
 from asyncq.worker.recording import AttemptRecord
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import AttemptSpan
 
 __all__ = [
     "GRACE_S",
@@ -126,6 +129,7 @@ class Attempt:
         on_interrupt: Stops code that is no asyncio task.
         on_soft_limit: Raises `SoftTimeLimit` in the code, where that can be done.
         record: What is noted of it in the result store; None for nothing.
+        span: What traces tell of it; None for nothing.
     """
 
     __slots__ = (
@@ -155,6 +159,7 @@ class Attempt:
         "on_soft_limit",
         "orphaned",
         "record",
+        "span",
         "task",
     )
 
@@ -176,6 +181,7 @@ class Attempt:
         self.on_interrupt: Callable[[], None] | None = None
         self.on_soft_limit: Callable[[], None] | None = None
         self.record: AttemptRecord | None = None
+        self.span: AttemptSpan | None = None
         self._ending: Ending | None = None
         self._waiter: asyncio.Future[Ending] | None = None
         self._return_waiter: asyncio.Future[None] | None = None

@@ -12,6 +12,7 @@ import contextvars
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from asyncq.broker import Delivery
 from asyncq.context import ContextServices, TaskContext, running
@@ -30,7 +31,11 @@ from asyncq.worker.limits import LimitRules
 from asyncq.worker.recording import AttemptRecord, Recording
 from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
+from asyncq.worker.traces import Traces
 from asyncq.worker.verdict import decide
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import AttemptSpan
 
 __all__ = ["Executed", "Execution", "RunRules"]
 
@@ -48,6 +53,7 @@ class RunRules:
         repeats: The ticks that have run.
         middleware: The app's, from the outside to the inside.
         overrides: What stands in for which dependency.
+        traces: Makes their spans.
     """
 
     limits: Limits
@@ -56,6 +62,7 @@ class RunRules:
     repeats: Repeats = field(default_factory=Repeats)
     middleware: tuple[Middleware, ...] = ()
     overrides: Overrides = field(default_factory=dict)
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class Executed:
         outcome: How it ended.
         holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
         record: What is noted of the attempt in the result store; None for nothing, or where nothing ran.
+        ran_s: How long the attempt's code ran, in seconds; None where nothing ran, or it goes on.
+        span: What traces tell of it; None for nothing.
     """
 
     delivery: Delivery
@@ -75,6 +84,8 @@ class Executed:
     outcome: Outcome
     holding: Attempt | None = None
     record: AttemptRecord | None = None
+    ran_s: float | None = None
+    span: AttemptSpan | None = None
 
     @property
     def hold(self) -> bool:
@@ -137,12 +148,13 @@ class Execution:
         try:
             attempt = self._attempts.adopt(delivery)
             if attempt is None:
-                if not self._rules.revocations.is_current:
-                    await self._rules.revocations.wait_until_current()
-                if self._rules.revocations.has(delivery.message):
-                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 if await self._rules.repeats.has(delivery):
                     return Executed(delivery, number, Repeated())
+                if not self._rules.revocations.is_current:
+                    await self._rules.revocations.wait_until_current()
+                # Last, and `admit` looks again where it waits: who is cancelled in the middle of a wait is not run.
+                if self._rules.revocations.has(delivery.message):
+                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 call = self._intake.read(delivery)
                 number = call.attempt
                 if isinstance(call, Refusal):
@@ -173,6 +185,7 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
+        self._rules.traces.begin(attempt, variables)
         if self._tells_start:
             message = delivery.message
             keys = {"task": task.name, "task_id": message.task_id, "attempt": call.attempt, "queue": delivery.queue}
@@ -185,13 +198,15 @@ class Execution:
         ending = await attempt.ending()
         if isinstance(ending, LeaseGone):  # the attempt goes on, in the table and without this slot
             return Executed(delivery, attempt.number, LostLease())
+        if attempt.span is not None:
+            attempt.span.stop()
         self._attempts.remove(attempt)
         overdue = isinstance(ending, Overdue)
         if overdue:
             self._warn_overdue(attempt)
         outcome = decide(attempt, ending, self._rules.retry)
         holding = attempt if overdue and attempt.in_thread and attempt.given_up_for == "limit" else None
-        return Executed(delivery, attempt.number, outcome, holding, attempt.record)
+        return Executed(delivery, attempt.number, outcome, holding, attempt.record, attempt.seconds, attempt.span)
 
     def _warn_overdue(self, attempt: Attempt) -> None:
         log.warning(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from fast_depends.core import CallModel, build_call_model
@@ -27,6 +28,8 @@ __all__ = ["Injector"]
 log = get_logger("asyncq.worker")
 
 _Key = tuple[Callable[..., Any], bool]
+_NAMES_OF_FAST_DEPENDS = frozenset({"stack", "cache_dependencies", "nested", "dependency_provider"})
+"""Keywords of its own: arguments of these names cannot be handed to dependencies beside them."""
 _Run = Callable[[Mapping[str, Any]], Awaitable[Returned | Raised]]
 
 
@@ -42,6 +45,19 @@ class _Provider(Provider):
         return self.overrides.get(key[0]) or self.dependencies[key]
 
 
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What a task needs.
+
+    Attributes:
+        keys: Where its dependencies are kept, by parameter.
+        defaults: What its arguments are where the message has none.
+    """
+
+    keys: Mapping[str, _Key]
+    defaults: Mapping[str, Any]
+
+
 class Injector:
     """Makes the dependencies of one worker's tasks.
 
@@ -53,15 +69,16 @@ class Injector:
         self._overrides = overrides
         self._overridden: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._provider = _Provider()
-        self._keys: dict[Arguments, dict[str, _Key]] = {}
+        self._needs: dict[Arguments, _Needs] = {}
 
-    def prepare(self, task: AnyTask) -> dict[str, _Key]:
-        """Read the signatures of all that a task depends on, and return where fast-depends keeps them.
+    def prepare(self, task: AnyTask) -> _Needs:
+        """Read the signatures of all that a task depends on, and return what it needs.
 
         Raises:
             TaskDefinitionError: One cannot be read, or takes a parameter that nothing gives it.
         """
-        given = {item.name for item in task.arguments.parameters if item.kind is not item.POSITIONAL_ONLY}
+        arguments = [item for item in task.arguments.parameters if item.kind is not item.POSITIONAL_ONLY]
+        given = {item.name for item in arguments} - _NAMES_OF_FAST_DEPENDS
         keys = {}
         for name, dependency in task.arguments.dependencies.items():
             what = f"task {task.name!r}: the dependency of its parameter {name!r}"
@@ -69,12 +86,13 @@ class Injector:
             for parameter in model.flat_params:
                 if parameter.default_value is Ellipsis and parameter.field_name not in given:
                     raise TaskDefinitionError(
-                        f"{what} needs {parameter.field_name!r}, and the task has no parameter of that name. Give it "
-                        "a default, or make it a dependency: Depends(...)."
+                        f"{what} needs {parameter.field_name!r}, and the task has no argument of that name which a "
+                        "dependency could take. Give it a default, or make it a dependency: Depends(...)."
                     )
             keys[name] = self._provider.add_dependant(model)
-        self._keys[task.arguments] = keys
-        return keys
+        defaults = {item.name: item.default for item in arguments if item.default is not item.empty}
+        needs = self._needs[task.arguments] = _Needs(keys, defaults)
+        return needs
 
     async def run(self, attempt: Attempt, arguments: Mapping[str, Any], code: _Run) -> Returned | Raised:
         """Make what an attempt depends on, run its code, and close what was made.
@@ -100,12 +118,14 @@ class Injector:
 
     async def _make(self, task: AnyTask, arguments: Mapping[str, Any], stack: AsyncExitStack) -> dict[str, Any]:
         self._follow_overrides()
+        needs = self._needs.get(task.arguments) or self.prepare(task)
+        known = {**needs.defaults, **arguments}
+        given = {name: value for name, value in known.items() if name not in _NAMES_OF_FAST_DEPENDS}
         made: dict[str, Any] = {}
         cache: dict[Callable[..., Any], Any] = {}
-        for name, key in (self._keys.get(task.arguments) or self.prepare(task)).items():
-            made[name] = await self._provider.get_dependant(key).asolve(
-                stack=stack, cache_dependencies=cache, nested=True, **arguments
-            )
+        for name, key in needs.keys.items():
+            dependency = self._provider.get_dependant(key)
+            made[name] = await dependency.asolve(stack=stack, cache_dependencies=cache, nested=True, **given)
         return made
 
     async def _close(self, stack: AsyncExitStack, ending: Returned | Raised, attempt: Attempt) -> Returned | Raised:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncq.breaker import BreakerDefaults
 from asyncq.broker import Broker
@@ -14,6 +14,9 @@ from asyncq.retry import RetryDefaults
 from asyncq.settings import Settings
 from asyncq.worker.around import Overrides
 from asyncq.worker.attempt import AnyTask
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
 
 __all__ = ["WorkerApp"]
 
@@ -44,6 +47,11 @@ class WorkerApp(Protocol):
     @property
     def recorder(self) -> Recorder | None:
         """Its way to its result store, if it has one."""
+        ...
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes its spans, if it has any."""
         ...
 
     @property

@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
@@ -53,15 +53,19 @@ from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
+from asyncq.worker.settled import Observer
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
 
-__all__ = ["RunningTask", "Worker", "WorkerStats"]
+__all__ = ["RunningTask", "Worker", "WorkerPhase", "WorkerStats"]
 
 log = get_logger("asyncq.worker")
 
 _SETTLE_TIMEOUT_S = 10.0
+
+WorkerPhase = Literal["starting", "consuming", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,9 @@ class Worker:
         clock: Where the time comes from.
         grace_s: How long interrupted code may take for its `finally` blocks, in seconds.
 
+    Attributes:
+        observers: Hear of each delivery that was settled; they must be in it before `run()`.
+
     Raises:
         InvalidOption: No queue, or a queue without slots.
     """
@@ -151,6 +158,7 @@ class Worker:
             lease_s=settings.time_limit_s,
         )
         self._queues = dict(queues)
+        self.observers: list[Observer] = []
         self._consumers: list[QueueConsumer] = []
         self._watchdog = Watchdog(
             self._attempts, self._threads, settings.blocked_loop_after_s, self._processes.running_in
@@ -178,6 +186,13 @@ class Worker:
     def queues(self) -> Mapping[str, int]:
         """Slots for each queue."""
         return dict(self._queues)
+
+    @property
+    def phase(self) -> WorkerPhase:
+        """Where it is in its life."""
+        if self._stop_requested.is_set():
+            return "stopping"
+        return "consuming" if self._consuming.is_set() else "starting"
 
     def running(self) -> list[RunningTask]:
         """Return what runs at the moment."""
@@ -391,13 +406,13 @@ class Worker:
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
         repeats = Repeats(self._app.recorder)
         app, revocations = self._app, self._revocations
-        middleware = tuple(app.middlewares)
-        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides)
+        middleware, traces = tuple(app.middlewares), Traces(app.tracing)
+        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides, traces)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
         execution.prepare(app.tasks.values())
-        publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
+        publishing = Publishing(broker, clock, app.tracing, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         flow = FlowRules(f"{settings.namespace}.tasks", settings.max_message_bytes, settings.chord_kept_s)
         continuing = Continuing(broker, publishing, callbacks, self._recording, clock, flow, timeout_s=timeout_s)
         settlement = Settlement(publishing, continuing, self._recording, clock, self._name, settings.max_result_bytes)
-        return Slot(execution, settlement, self._attempts, clock)
+        return Slot(execution, settlement, self._attempts, clock, self.observers, traces)

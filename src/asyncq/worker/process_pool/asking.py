@@ -23,6 +23,7 @@ from asyncq.signals import seconds_of
 from asyncq.signature import Signature
 from asyncq.status import TaskStatus
 from asyncq.sync import LoopBridge, TaskSync
+from asyncq.tracing.switch import current_carrier
 from asyncq.worker.process_pool.frames import (
     Answer,
     Ask,
@@ -68,7 +69,7 @@ class Asking:
         number, answer = next(self._numbers), Future[Any]()
         self._open[number] = answer
         try:
-            self._send(Ask(number, what))
+            self._send(Ask(number, what, current_carrier()))
             return answer.result()
         finally:
             self._open.pop(number, None)

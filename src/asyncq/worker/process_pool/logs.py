@@ -13,6 +13,7 @@ from typing import Any
 
 from asyncq.context import log_values
 from asyncq.loggers import EVENT, get_logger
+from asyncq.tracing.switch import current_ids
 from asyncq.worker.process_pool.frames import Wrote
 
 __all__ = ["Forwarding", "forward_structlog", "write"]
@@ -37,7 +38,9 @@ class Forwarding(logging.Handler):
             event, values = getattr(record, EVENT, (None, None))
             if event is None:
                 event = record.getMessage()
-            self._send(Wrote(record.name, record.levelno, str(event), _plain(values), trace, log_values()))
+            self._send(
+                Wrote(record.name, record.levelno, str(event), _plain(values), trace, {**log_values(), **current_ids()})
+            )
         except Exception:  # noqa: BLE001 - the invariant of this module; `handleError` would print to standard error
             return
 
