@@ -3,7 +3,8 @@
 Both sides run in processes of their own and take turns, on quorum queues with the same arguments behind the same
 exchange; messages are persistent, mandatory and confirmed. The raw side decodes the JSON and acks each message;
 asyncq's validates three fields on both ends, runs a task for each, and logs at warning. What is published and
-drained asks for no reply. What results cost, and Celery: see keeping.py.
+drained asks for no reply. What results cost, and Celery: see keeping.py. What logs, metrics and traces cost: see
+operating.py.
 
 The ratio is asyncq's figure divided by the other side's, the median of some rounds. Other work on the machine changes
 the absolute figures; they are recorded beside it.
@@ -29,6 +30,7 @@ from draining import measure_draining
 from figures import Figure, missed
 from importing import measure_imports
 from keeping import measure_keeping
+from operating import measure_operating
 from publishing import measure_publishing
 from report import circumstances, table
 from resting import measure_memory
@@ -42,6 +44,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "import": measure_imports,
     "results": measure_keeping,
     "workflows": measure_workflows,
+    "operation": measure_operating,
 }
 
 

@@ -5,12 +5,15 @@ ASYNCQ_TEST_BROKER_URL the tests use that broker instead, in virtual hosts of
 their own; what kills or freezes a broker does so to a private one all the same.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -21,13 +24,15 @@ from asyncq.testing.node import Node, NodeUnavailable, Setup
 # Tests are no package: this makes `from support import eventually` work in all of them.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers import Postgres, Redis, Server
+from servers import Postgres, Prometheus, Redis, Server
 from support import GivenBroker, VhostManagement, given_broker
 
 # A busy machine is no fault of the tested code: no deadlines. A failure prints what repeats it.
 settings.register_profile("test", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("prove", settings.get_profile("test"), max_examples=2000)
 settings.load_profile("test")
+
+S = TypeVar("S", bound=Server)
 
 pytest_plugins = ["pytester"]  # the pytest plugin is tested by it, in tests/testing
 
@@ -62,6 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = given_broker() is not None and "private_node" not in metafunc.fixturenames
     also_on = [version for mark in metafunc.definition.iter_markers("also_on") for version in mark.args]
     versions = [GIVEN] if given else list(dict.fromkeys([*VERSIONS, *also_on]))
+    if metafunc.definition.get_closest_marker("any_version") is not None:
+        versions = versions[-1:]
     metafunc.parametrize("rabbitmq_version", versions, scope="session")
 
 
@@ -158,14 +165,25 @@ def redis_server() -> Iterator[Server]:
     yield from served(Redis)
 
 
-def served(kind: type[Postgres] | type[Redis]) -> Iterator[Server]:
+@pytest.fixture
+def prometheus() -> Iterator[Callable[[str], Prometheus]]:
+    """Starts a private Prometheus that scrapes an address, `host:port`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(target: str) -> Prometheus:
+            return stack.enter_context(contextlib.contextmanager(served)(partial(Prometheus, target)))
+
+        yield start
+
+
+def served(kind: Callable[[], S]) -> Iterator[S]:
     """Start a server, or skip with the reason; under CI that it cannot be had is a failure."""
     try:
         server = kind()
     except NodeUnavailable as error:
         if os.environ.get("CI"):
-            pytest.fail(f"{kind.__name__} cannot be had, and CI is set: {error}")
-        pytest.skip(f"{kind.__name__} cannot be had: {error}")
+            pytest.fail(f"A server cannot be had, and CI is set: {error}")
+        pytest.skip(f"A server cannot be had: {error}")
     try:
         server.start()
         yield server

@@ -1,7 +1,8 @@
-"""Private PostgreSQL and Redis servers for the tests of result stores: own data, own port, on loopback only.
+"""Private PostgreSQL, Redis and Prometheus servers for tests: own data, own port, on loopback only.
 
-`python tests/servers.py` gets the programs, and the Chromium of `browser.py`: what is missing is installed by apt,
-without starting the services in the packages. A server ends with the process that started it, however that one ends.
+`python tests/servers.py` gets the programs, the Chromium of `browser.py`, and systemd-analyze: what is missing is
+installed by apt, without starting the services in the packages. A server ends with the process that started it, however
+that one ends.
 
 Standard library and `asyncq.testing.node` only.
 """
@@ -9,6 +10,7 @@ Standard library and `asyncq.testing.node` only.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -18,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 from asyncq.testing.node import NodeUnavailable
 from asyncq.testing.node.apt import Apt
@@ -180,6 +184,54 @@ class Redis(Server):
             return False
 
 
+class Prometheus(Server):
+    """A Prometheus that scrapes one address, five times a second.
+
+    Args:
+        target: `host:port` of what it scrapes.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._program = prometheus_program()
+        super().__init__(None)
+        (self.folder / "prometheus.yml").write_text(
+            "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+            f"scrape_configs: [{{job_name: asyncq, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def command(self) -> Sequence[str]:
+        options = {
+            "config.file": self.folder / "prometheus.yml",
+            "storage.tsdb.path": self.folder / "data",
+            "web.listen-address": f"127.0.0.1:{self.port}",
+        }
+        return [self._program, *(f"--{name}={value}" for name, value in options.items())]
+
+    def serves(self) -> bool:
+        try:
+            return b"Ready" in self._get("/-/ready")
+        except OSError:
+            return False
+
+    def query(self, text: str) -> dict[tuple[str, ...], float]:
+        """Return the present values of a query in PromQL, by the values of their labels in the order of their names."""
+        answer = json.loads(self._get(f"/api/v1/query?{urlencode({'query': text})}"))
+        return {
+            tuple(value for _, value in sorted(item["metric"].items())): float(item["value"][1])
+            for item in answer["data"]["result"]
+        }
+
+    def _get(self, path: str) -> bytes:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(self.url + path, timeout=10) as answer:
+            return bytes(answer.read())
+
+
 def postgres_programs() -> Path:
     """Return the folder of PostgreSQL's programs: the newest that is installed.
 
@@ -220,9 +272,35 @@ def chromium_programs() -> tuple[str, str]:
     return chromium, driver
 
 
+def prometheus_program() -> str:
+    """Return Prometheus's program.
+
+    Raises:
+        NodeUnavailable: There is none.
+    """
+    found = shutil.which("prometheus", path=_FOUND_IN)
+    if found is None:
+        raise NodeUnavailable("There is no Prometheus here. Debian, Ubuntu: apt-get install prometheus")
+    return found
+
+
+def systemd_analyze_program() -> str:
+    """Return the program that checks units.
+
+    Raises:
+        NodeUnavailable: There is none.
+    """
+    found = shutil.which("systemd-analyze", path=_FOUND_IN)
+    if found is None:
+        raise NodeUnavailable("There is no systemd-analyze here. Debian, Ubuntu: apt-get install systemd")
+    return found
+
+
 _NEEDED = (
     ("to test result stores on private servers", ["postgresql"], postgres_programs),
     ("to test result stores on private servers", ["redis-server"], redis_program),
+    ("to test metrics", ["prometheus"], prometheus_program),
+    ("to check the unit of a worker", ["systemd"], systemd_analyze_program),
     ("to test pages in a browser", ["chromium", "chromium-driver"], chromium_programs),
 )
 

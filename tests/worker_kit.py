@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import json
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.consumer import MemorySubscription
 from asyncq.memory.node import MemoryNode
 from asyncq.message import Message, new_id
+from asyncq.middleware import Middleware
 from asyncq.options import RunOptions
 from asyncq.rabbitmq.topology import Names
 from asyncq.recording import Recorder
@@ -30,6 +32,7 @@ from asyncq.settings import Settings
 from asyncq.sync import LoopBridge
 from asyncq.task import Declaration, make_task
 from asyncq.testing.clock import ManualClock
+from asyncq.tracing.spans import Tracing
 from asyncq.worker.admission import Admission
 from asyncq.worker.attempt import AnyTask, Limits
 from asyncq.worker.attempts import Attempts
@@ -47,6 +50,7 @@ from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 
 SETTINGS = Settings()
 NAMES = Names(SETTINGS.namespace)
@@ -172,6 +176,9 @@ class Kit:
         defaults: RetryDefaults | None = None,
         places: int = 4,
         recorder: Recorder | None = None,
+        middleware: Sequence[Middleware] = (),
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.node = MemoryNode(self.clock)
@@ -187,12 +194,23 @@ class Kit:
         services = make_services(self.broker, sender, LoopBridge(asyncio.get_running_loop()), self.clock, timeout_s=1)
         self.revocations = Revocations(self.clock, keep_s=3600)
         limits = Limits(self.clock, time_limit_s)
-        rules = RunRules(limits, defaults or RetryDefaults(), self.revocations, Repeats(recorder))
+        traces = Traces(tracing)
+        rules = RunRules(
+            limits,
+            defaults or RetryDefaults(),
+            self.revocations,
+            Repeats(recorder),
+            tuple(middleware),
+            {} if overrides is None else overrides,
+            traces,
+        )
         self.recording = Recording(recorder, self.tasks, "host:1", interval_s=0.5, lease_s=time_limit_s)
         self.processes = ProcessPool(2, sender)
         self.admission = Admission(self.threads, self.processes, Concurrency(self.clock), self.revocations)
         self.execution = Execution(self.intake, self.attempts, self.admission, rules, services, self.recording)
-        self.publishing = Publishing(self.broker, self.clock, timeout_s=1, delivery_limit=SETTINGS.delivery_limit)
+        self.publishing = Publishing(
+            self.broker, self.clock, tracing, timeout_s=1, delivery_limit=SETTINGS.delivery_limit
+        )
         self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
         self.continuing = Continuing(
             self.broker,
@@ -204,7 +222,7 @@ class Kit:
             timeout_s=30,
         )
         self.settlement = Settlement(self.publishing, self.continuing, self.recording, self.clock, worker="host:1")
-        self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock)
+        self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock, traces=traces)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], AnyTask]:
         """Declare a function as a task of queue `work`, named as the function."""
@@ -217,6 +235,7 @@ class Kit:
                 soft_time_limit_s=options.get("soft_time_limit_s"),
                 run_in=options.get("run_in"),
                 max_concurrency=options.get("max_concurrency"),
+                middleware=tuple(options.get("middleware", ())),
             )
             declaration = Declaration(
                 name=function.__name__, queue="work", run=run, pass_context=options.get("pass_context", False)
@@ -263,6 +282,13 @@ class App:
     retry_defaults: RetryDefaults = field(default_factory=RetryDefaults)
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
     recorder: Recorder | None = None
+    middlewares: Sequence[Middleware] = ()
+    tracing: Tracing | None = None
+    dependency_overrides: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    lifespan: AbstractAsyncContextManager[Any] | None = None
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        return self.lifespan
 
 
 __all__ = ["App", "Kit", "LoneDelivery", "WatchedBroker", "make_kit", "make_message"]

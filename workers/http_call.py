@@ -1,8 +1,7 @@
 """Make one HTTP call and tell an answer, a temporary failure and a final one apart.
 
 Errors say method, URL, status and the beginning of the answer, but neither credentials nor the query. One client
-serves a process's event loop, so connections are used again; it keeps no cookies: one task's must not go out with
-another one's call.
+serves a worker, so connections are used again; it keeps no cookies: one task's must not go out with another one's call.
 """
 
 from __future__ import annotations
@@ -136,14 +135,18 @@ class Answer:
     location: str | None
 
 
-async def make(call: Call, limits: Limits) -> Answer:
+async def make(client: httpx.AsyncClient, call: Call, limits: Limits) -> Answer:
     """Make a call and return the answer.
+
+    Args:
+        client: Of `open_client`.
+        call: What to send, and what to expect.
+        limits: What bounds it.
 
     Raises:
         UnavailableError: Another attempt may get an answer.
         ServiceError: It would not.
     """
-    client = await client_of_this_loop()
     try:
         async with (
             asyncio.timeout(limits.call_s),  # an answer that drips in slowly never reaches the read time-out
@@ -268,32 +271,14 @@ def words_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-async def client_of_this_loop() -> httpx.AsyncClient:
-    """Return the client of the running event loop, which is closed when the loop ends."""
-    loop = asyncio.get_running_loop()
-    if loop in _clients:
-        return _clients[loop][0]
+@contextlib.asynccontextmanager
+async def open_client() -> AsyncGenerator[httpx.AsyncClient]:
+    """Open the client that serves all calls of a worker; a lifespan enters this."""
     trusted = await asyncio.to_thread(httpx.create_ssl_context)  # reads many certificates, for a third of a second
-    if loop not in _clients:  # another call may have been as early as this one
-        client = httpx.AsyncClient(
-            verify=trusted,
-            follow_redirects=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),  # the slots are the limit
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        )
-        closing = _close_with(loop, client)
-        _clients[loop] = client, closing
-        await anext(closing)
-    return _clients[loop][0]
-
-
-async def _close_with(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> AsyncGenerator[None, None]:
-    """Close a client when its loop ends: what runs a loop (asyncio.run) closes the generators in it at last."""
-    try:
-        yield
-    finally:
-        del _clients[loop]
-        await client.aclose()
-
-
-_clients: dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, AsyncGenerator[None, None]]] = {}
+    async with httpx.AsyncClient(
+        verify=trusted,
+        follow_redirects=False,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),  # the slots are the limit
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    ) as client:
+        yield client

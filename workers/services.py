@@ -21,14 +21,17 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
+import httpx
 from pydantic import AnyHttpUrl, BaseModel, Field, JsonValue, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from asyncq import AsyncQ, Exponential, Retry, RetryPolicy, Snooze, TaskContext
 from circuit_breaker import CircuitBreaker, CircuitOpen
-from http_call import Call, Limits, ServiceError, UnavailableError, make
+from http_call import Call, Limits, ServiceError, UnavailableError, make, open_client
 
 OWN_HEADERS = {
     "accept-encoding",
@@ -171,6 +174,20 @@ app = AsyncQ("services")
 breakers: dict[str, CircuitBreaker] = {}  # by service; as old as the process
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What all calls of one worker share."""
+
+    client: httpx.AsyncClient
+
+
+@app.lifespan
+async def lifespan(_: AsyncQ) -> AsyncIterator[Resources]:
+    """Open the HTTP client before the first call, and close it after the last one."""
+    async with open_client() as client:
+        yield Resources(client)
+
+
 @app.task(
     pass_context=True,
     retry=RetryPolicy(
@@ -180,7 +197,7 @@ breakers: dict[str, CircuitBreaker] = {}  # by service; as old as the process
     ),
     time_limit=settings.time_limit_s,
 )
-async def call_service(ctx: TaskContext, request: ServiceRequest) -> ServiceAnswer:
+async def call_service(ctx: TaskContext[Resources], request: ServiceRequest) -> ServiceAnswer:
     """Make one call and return the answer.
 
     Raises:
@@ -199,7 +216,7 @@ async def call_service(ctx: TaskContext, request: ServiceRequest) -> ServiceAnsw
         raise Snooze(circuit.wait_s * random.uniform(1, 1.25)) from None  # noqa: S311 - no secret
     started = time.perf_counter()
     try:
-        answer = await make(call, limits())
+        answer = await make(ctx.resources.client, call, limits())
     except UnavailableError as error:
         if breaker.failed(permit):
             ctx.log.warning("circuit opened", service=request.service, open_s=settings.breaker_open_s, error=str(error))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncq.cron import Cron
     from asyncq.dead_letters.filters import DeadLetterFilter
     from asyncq.dead_letters.reports import PurgeReport, ReplayReport
+    from asyncq.dependencies import Depends
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     )
     from asyncq.failed_member import FailedMember
     from asyncq.failed_task import FailedTask
+    from asyncq.middleware import AttemptInfo, CallNext, Middleware
+    from asyncq.outcome import Outcome
     from asyncq.results import Progress, ResultHandle, gather_results
     from asyncq.retry import Exponential, Fixed, Linear, RetryPolicy
     from asyncq.schedule import At, Every
@@ -68,7 +71,9 @@ __all__ = [
     "AsyncQ",
     "AsyncQError",
     "At",
+    "AttemptInfo",
     "BrokerError",
+    "CallNext",
     "Chain",
     "Chord",
     "ChordExpired",
@@ -76,6 +81,7 @@ __all__ = [
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
+    "Depends",
     "Every",
     "Exponential",
     "FailedMember",
@@ -84,9 +90,11 @@ __all__ = [
     "Group",
     "InvalidWorkflow",
     "Linear",
+    "Middleware",
     "NoResultStore",
     "NodeStatus",
     "NotSent",
+    "Outcome",
     "PartialSignature",
     "PartlyDone",
     "PartlySent",
@@ -133,14 +141,17 @@ _HOMES = {
     "AsyncQ": "asyncq.app",
     "AsyncQError": "asyncq.errors",
     "At": "asyncq.schedule",
+    "AttemptInfo": "asyncq.middleware",
     "BrokerError": "asyncq.errors",
-    "ChordExpired": "asyncq.errors",
-    "ChordFailed": "asyncq.errors",
+    "CallNext": "asyncq.middleware",
     "Chain": "asyncq.workflow.values",
     "Chord": "asyncq.workflow.values",
+    "ChordExpired": "asyncq.errors",
+    "ChordFailed": "asyncq.errors",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
+    "Depends": "asyncq.dependencies",
     "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
     "FailedMember": "asyncq.failed_member",
@@ -149,9 +160,11 @@ _HOMES = {
     "Group": "asyncq.workflow.values",
     "InvalidWorkflow": "asyncq.errors",
     "Linear": "asyncq.retry",
+    "Middleware": "asyncq.middleware",
     "NoResultStore": "asyncq.errors",
     "NodeStatus": "asyncq.workflow_handle",
     "NotSent": "asyncq.errors",
+    "Outcome": "asyncq.outcome",
     "PartialSignature": "asyncq.workflow.partial",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
@@ -184,9 +197,9 @@ _HOMES = {
     "TaskStatus": "asyncq.status",
     "TimeLimitExceeded": "asyncq.errors",
     "Unroutable": "asyncq.errors",
+    "Workflow": "asyncq.workflow.workflow",
     "WorkflowHandle": "asyncq.workflow_handle",
     "WorkflowStatus": "asyncq.workflow_handle",
-    "Workflow": "asyncq.workflow.workflow",
     "chain": "asyncq.workflow.building",
     "chord": "asyncq.workflow.building",
     "current_context": "asyncq.context",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -19,8 +19,10 @@ from asyncq.clock import Clock, SystemClock
 from asyncq.errors import AccessRefused, AlreadyOpen, InvalidOption, NotOpen, WrongLoop
 from asyncq.importable import refuse_while_imported
 from asyncq.leadership import Leadership
-from asyncq.loggers import get_logger
+from asyncq.lifespan import Lifespan, checked_lifespan
+from asyncq.loggers import Redact, checked_redact, get_logger
 from asyncq.loop_thread import AppSync
+from asyncq.middleware import Middleware, checked_middleware
 from asyncq.options import QueueOptions, retry_defaults_of
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, recorder_of
@@ -28,14 +30,17 @@ from asyncq.registry import queues_of
 from asyncq.retry import RetryPolicy
 from asyncq.scheduler.declared import ScheduleOptions, Schedules
 from asyncq.sending_app import SendingApp
+from asyncq.sends import SendObserver
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
+from asyncq.tracing.switch import tracing_of
 from asyncq.workflow.workflow import Workflow
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
     from asyncq.scheduler.service import Scheduler
     from asyncq.task_results import TaskResults
+    from asyncq.tracing.spans import Tracing
     from asyncq.worker.worker import Worker
 
 __all__ = ["AsyncQ"]
@@ -43,6 +48,7 @@ __all__ = ["AsyncQ"]
 log = get_logger("asyncq.app")
 
 R = TypeVar("R")
+L = TypeVar("L", bound=Lifespan)
 
 BrokerFactory = Callable[[Settings], Broker]
 
@@ -64,7 +70,17 @@ class AsyncQ(SendingApp):
         schedules: When tasks run by themselves, by the task's name: a timing, such as `Cron("0 8 * * *")` or a number
             of seconds, or a mapping of `when`, `arguments`, the options of `schedule()` and those of a send.
         results: The URL of the result store, such as `sqlite:///results.db`; without it `ASYNCQ_RESULTS`, or none.
+        middleware: What runs around each attempt in a worker, from the outside to the inside: `async def` functions
+            of an `AttemptInfo` and a `CallNext`. See `asyncq.middleware`.
+        lifespan: What a worker enters before it consumes, and leaves after its last task: an async generator of this
+            app, or an async context manager. What it yields is `ctx.resources`. See `asyncq.lifespan`.
+        redact: Sees each line of a worker's log before it is written, as a dict, and returns what is written.
         **settings: Any field of `asyncq.settings.Settings`, in place of its `ASYNCQ_*` variable.
+
+    Attributes:
+        dependency_overrides: What stands in for which dependency: `app.dependency_overrides[session] = fake_session`
+            in a test. Workers look here at each attempt.
+        redact: The redaction hook, for who configures the logs.
 
     Raises:
         ConfigurationError: The name or a setting cannot be used.
@@ -89,6 +105,9 @@ class AsyncQ(SendingApp):
         queues: Mapping[str, QueueOptions] | None = None,
         schedules: Mapping[str, Any] | None = None,
         results: str | None = None,
+        middleware: Sequence[Middleware] = (),
+        lifespan: Lifespan | None = None,
+        redact: Redact | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, include, self)
@@ -97,9 +116,14 @@ class AsyncQ(SendingApp):
         self.retry_defaults = retry_defaults_of(retry, queues or {})
         self.breakers = breaker_defaults_of(breaker, queues or {})
         self.schedules = Schedules(schedules or {}, self.settings.timezone)
+        self.middlewares = list(checked_middleware(middleware, "AsyncQ(middleware=...)"))
+        self.redact = checked_redact(redact)
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._lifespan = None if lifespan is None else checked_lifespan(lifespan, "AsyncQ(lifespan=...)")
         self.sync = AppSync(self._connect)
         self._broker_factory: BrokerFactory = broker if callable(broker) else _broker_at_url
         self._clock: Clock = SystemClock()
+        self._send_observers: list[SendObserver] = []
         self._broker: Broker | None = None
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -137,12 +161,15 @@ class AsyncQ(SendingApp):
             await self._leave()
 
     @contextmanager
-    def using(self, broker: BrokerFactory, clock: Clock | None = None, **settings: Any) -> Iterator[Self]:
+    def using(
+        self, broker: BrokerFactory, clock: Clock | None = None, *, resources: Any = None, **settings: Any
+    ) -> Iterator[Self]:
         """Let the app use another broker, another clock and other settings until the block ends: for tests.
 
         Args:
             broker: Makes the broker from the settings.
             clock: For timestamps, delays and limits; by default the machine's.
+            resources: What `ctx.resources` is meanwhile, in place of what the app's lifespan yields; None for that.
             **settings: Fields of `asyncq.settings.Settings` that differ meanwhile.
 
         Raises:
@@ -154,14 +181,16 @@ class AsyncQ(SendingApp):
                 f"The app {self.name!r} is open, so its broker cannot be changed. Do it before `async with app:`, and "
                 "after `app.sync.close()` where app.sync was used."
             )
-        before = self._broker_factory, self._clock, self.settings
+        before = self._broker_factory, self._clock, self.settings, self._lifespan
         self.settings = load_settings(**{**self.settings.model_dump(), **settings})
         self._broker_factory, self._clock = broker, clock or SystemClock()
+        if resources is not None:
+            self._lifespan = lambda _: nullcontext(resources)
         try:
             yield self
         finally:
             self.sync.close()
-            self._broker_factory, self._clock, self.settings = before
+            self._broker_factory, self._clock, self.settings, self._lifespan = before
 
     async def _enter(self, role: str) -> None:
         loop = asyncio.get_running_loop()
@@ -186,7 +215,7 @@ class AsyncQ(SendingApp):
     async def _connect(self, role: str) -> tuple[Broker, Client]:
         """Open a broker, with the queues of this app's tasks: who sends first need not wait for the first worker."""
         refuse_while_imported(self.name)
-        recorder = recorder_of(self.settings, self._clock)
+        recorder, tracing = recorder_of(self.settings, self._clock), tracing_of(self.settings)
         broker = self._broker_factory(self.settings)
         await broker.open(Identity(self.name, role))
         try:
@@ -196,7 +225,9 @@ class AsyncQ(SendingApp):
         except BaseException:
             await broker.close()
             raise
-        return broker, Client(self.name, broker, self.settings, self._clock, recorder)
+        client = Client(self.name, broker, self.settings, self._clock, recorder, tracing)
+        client.observers = self._send_observers
+        return broker, client
 
     async def _ensure_queues(self, broker: Broker) -> None:
         try:
@@ -242,6 +273,11 @@ class AsyncQ(SendingApp):
         return self._open_client().recorder
 
     @property
+    def tracing(self) -> Tracing | None:
+        """What makes the spans of this app while it is open; None where it makes none. For workers."""
+        return self._open_client().tracing
+
+    @property
     def results(self) -> TaskResults:
         """What the result store knows of all tasks: listing, reading many, preparing, cleaning."""
         from asyncq.task_results import TaskResults  # noqa: PLC0415 - for who needs it only
@@ -263,6 +299,14 @@ class AsyncQ(SendingApp):
             "in code without an event loop."
         )
 
+    def observe_sends(self, observer: SendObserver) -> None:
+        """Let a function hear of each task that this process sends from now on, and how the broker has answered.
+
+        Args:
+            observer: Called with an `asyncq.sends.Sent`, in the sender's event loop. It must take no time.
+        """
+        self._send_observers.append(observer)
+
     # --- working
 
     def worker(self, queues: Mapping[str, int] | None = None) -> Worker:
@@ -283,6 +327,34 @@ class AsyncQ(SendingApp):
         if queues is None:
             queues = dict.fromkeys(self._queues() or [self.name], self.settings.slots)
         return Worker(self, self._open_client(), queues, self._clock)
+
+    def middleware(self, function: Middleware) -> Middleware:
+        """Let a function run around each attempt, inside of the middleware that the app has so far: `@app.middleware`.
+
+        A worker takes what there is when it starts.
+
+        Raises:
+            InvalidOption: It is no `async def` function of two parameters.
+        """
+        self.middlewares.extend(checked_middleware([function], "@app.middleware"))
+        return function
+
+    def lifespan(self, function: L) -> L:
+        """Let workers enter a function's context before they consume, and leave it after their last task.
+
+        Raises:
+            InvalidOption: It is no function of the app that yields once; or the app has a lifespan already.
+        """
+        if self._lifespan is not None:
+            raise InvalidOption(
+                f"The app {self.name!r} has a lifespan already. Open all that it needs in one function."
+            )
+        self._lifespan = checked_lifespan(function, "@app.lifespan")
+        return function
+
+    def open_lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        """Return the app's lifespan, to be entered; None where it has none. For workers."""
+        return None if self._lifespan is None else self._lifespan(self)
 
     def schedule(
         self, name: str, task: Signature[Any] | Workflow[Any] | str, when: Any, **options: Unpack[ScheduleOptions]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, NotRequired, cast, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -30,7 +30,11 @@ from asyncq.annotations import (
 )
 from asyncq.body import RESERVED_PREFIX, arguments_in, object_of
 from asyncq.codec import Codec, NotWritable, codec_for
+from asyncq.dependencies import dependency_of, is_injected
 from asyncq.errors import TaskDefinitionError
+
+if TYPE_CHECKING:
+    from fast_depends.dependencies import Dependant
 
 __all__ = ["Arguments"]
 
@@ -44,10 +48,12 @@ class Arguments:
 
     Attributes:
         parameters: What the message carries, in the function's order; the context is not among them.
+        dependencies: What is made for each attempt, by parameter.
     """
 
     __slots__ = (
         "_codec",
+        "_declared",
         "_function",
         "_local_names",
         "_message",
@@ -57,23 +63,32 @@ class Arguments:
         "_some",
         "_task",
         "_types",
+        "dependencies",
         "parameters",
     )
 
     def __init__(self, function: Callable[..., Any], parameters: tuple[inspect.Parameter, ...], task: str) -> None:
-        self.parameters = parameters
+        self._declared = parameters
         self._function = function
         self._task = task
         self._local_names = local_names_of(function)
+        self._message: str | None = None
+        self._codec: Codec | None = None
+        self._take({item.name: found for item in parameters if (found := dependency_of(item.default)) is not None})
+
+    def _take(self, dependencies: Mapping[str, Dependant]) -> None:
+        """Tell what travels from what is made where the task runs."""
+        parameters = tuple(item for item in self._declared if item.name not in dependencies)
+        # Made in the function's order, wherever they were found.
+        self.dependencies = {item.name: dependencies[item.name] for item in self._declared if item.name in dependencies}
+        self.parameters = parameters
         self._names = frozenset(item.name for item in parameters)
         self._positional = tuple(item.name for item in parameters if item.kind in _POSITIONAL)
         self._positional_only = tuple(
             item.name for item in parameters if item.kind is inspect.Parameter.POSITIONAL_ONLY
         )
-        self._message: str | None = None
         self._types: Mapping[str, Any] = {}
         self._some: dict[frozenset[str], Codec] = {}
-        self._codec: Codec | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, pass_context: bool = False, task: str | None = None) -> Arguments:
@@ -196,6 +211,7 @@ class Arguments:
         Raises:
             TypeError: Unknown or too many arguments, as in a call of the function.
         """
+        self.resolve()
         given = self._bound(args, dict(kwargs))
         if self._positional_only and kwargs:
             self._refuse_positional_only(dict(kwargs))
@@ -256,6 +272,8 @@ class Arguments:
         local_names = {} if self._local_names is None else self._local_names()
         raw = {item.name: Any if item.annotation is item.empty else item.annotation for item in self.parameters}
         types = resolved(self._function, raw, local_names)
+        self._take({**self.dependencies, **self._dependencies_in(types)})
+        types = {item.name: types[item.name] for item in self.parameters}
         for name, annotation in types.items():
             what = self._what(name)
             refuse_parameter(annotation, name, what)
@@ -270,6 +288,19 @@ class Arguments:
         self._local_names = None  # lets go of the frame around a local function
         self._codec = codec
         return codec
+
+    def _dependencies_in(self, types: Mapping[str, Any]) -> dict[str, Dependant]:
+        found = {}
+        for item in self.parameters:
+            dependency = dependency_of(item.default, types[item.name])
+            if dependency is None and is_injected(item.default):
+                raise TaskDefinitionError(
+                    f"{self._what(item.name)} has Depends() as its default, and its annotation does not say what makes "
+                    "it. Write Depends(function), or annotate it with Annotated[..., Depends(function)]."
+                )
+            if dependency is not None:
+                found[item.name] = dependency
+        return found
 
     def _message_parameter(self, types: Mapping[str, Any]) -> str | None:
         """Return the name of the one parameter that is the message itself, if it is so."""
@@ -343,6 +374,8 @@ class Arguments:
 
     def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         for name in given:
+            if name in self.dependencies:
+                raise TypeError(f"{self._task}() makes {name!r} where it runs (Depends), so it cannot be sent")
             if name not in self._names:
                 raise TypeError(f"{self._task}() got an unexpected keyword argument {name!r}")
 

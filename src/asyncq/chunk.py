@@ -2,8 +2,8 @@
 
     {"rate": 3, "$items": [{"amount": 1}, {"amount": 2}]}     calls f(amount=1, rate=3), then f(amount=2, rate=3)
 
-Its result is the list of what the calls have returned. One time limit holds for all of them; where one fails, the chunk
-fails, and a retry makes all of the calls again.
+Its result is the list of what the calls have returned. One time limit holds for all of them, and their dependencies are
+made once; where one call fails, the chunk fails, and a retry makes all of the calls again.
 
 Invariant: all arguments are checked before the first call is made.
 """
@@ -23,6 +23,8 @@ from asyncq.task import AnyTask, Task
 
 __all__ = ["called_by"]
 
+_KEPT_AS = "_as_chunk"
+
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -36,9 +38,14 @@ def called_by(body: bytes, task: AnyTask) -> AnyTask:
     if b'$items"' not in body and b'\\u0024items"' not in body:
         return task
     try:
-        return _Chunk(task) if ITEMS in object_of(body) else task
+        if ITEMS not in object_of(body):
+            return task
     except MalformedMessage:
         return task  # it is refused when its arguments are read
+    # One for each task, and not for each message: what is known of a task's dependencies is kept by its arguments.
+    made: AnyTask = vars(task).setdefault(_KEPT_AS, None) or _Chunk(task)
+    vars(task)[_KEPT_AS] = made
+    return made
 
 
 class _Chunk(Task[..., list[Any]]):
@@ -52,17 +59,17 @@ class _Chunk(Task[..., list[Any]]):
 
 
 def _each(task: AnyTask) -> Callable[..., list[Any]]:
-    def each(*given: Any) -> list[Any]:
+    def each(*given: Any, **dependencies: Any) -> list[Any]:
         *context, calls = given
-        return [task.function(*context, *args, **kwargs) for args, kwargs in calls]
+        return [task.function(*context, *args, **kwargs, **dependencies) for args, kwargs in calls]
 
     return each
 
 
 def _each_awaited(task: AnyTask) -> Callable[..., Any]:
-    async def each(*given: Any) -> list[Any]:
+    async def each(*given: Any, **dependencies: Any) -> list[Any]:
         *context, calls = given
-        return [await task.function(*context, *args, **kwargs) for args, kwargs in calls]
+        return [await task.function(*context, *args, **kwargs, **dependencies) for args, kwargs in calls]
 
     return each
 
@@ -75,6 +82,7 @@ class _ChunkArguments(Arguments):
     def __init__(self, one: Arguments) -> None:
         self._one = one
         self.parameters = one.parameters
+        self.dependencies = one.dependencies
 
     def decode(self, body: bytes) -> tuple[tuple[list[_Call]], dict[str, Any]]:
         """Return the calls, as the only argument.

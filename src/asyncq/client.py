@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
@@ -41,6 +41,7 @@ from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
 from asyncq.sending_road import Publish
+from asyncq.sends import SendObserver, Sent, outcome_of
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.workflow.preparing import Prepared, prepared
@@ -50,6 +51,9 @@ from asyncq.workflow_handle import WorkflowHandle
 from asyncq.workflow_progress.outcome import Reading
 from asyncq.workflow_progress.replies import WorkflowReplies
 from asyncq.workflow_sending import WorkflowSending
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
 
 __all__ = ["Client"]
 
@@ -72,17 +76,28 @@ class Client:
         settings: Timeouts and names.
         clock: For timestamps, `eta` and `expires`.
         recorder: Writes what was sent into the result store; None where there is none.
+        tracing: Makes the spans of what is sent; None for none.
 
     Attributes:
         recorder: The same.
+        tracing: The same.
         canceller: Cancels tasks by their ids.
+        observers: Hear of each task that was sent, or was to be.
     """
 
     def __init__(
-        self, app: str, broker: Broker, settings: Settings, clock: Clock, recorder: Recorder | None = None
+        self,
+        app: str,
+        broker: Broker,
+        settings: Settings,
+        clock: Clock,
+        recorder: Recorder | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.recorder = recorder
+        self.tracing = tracing
         self.canceller = Canceller(broker, settings, clock)
+        self.observers: Sequence[SendObserver] = ()
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -91,7 +106,14 @@ class Client:
         self._checked_queues: set[str] = set()
         self._pending: WeakValueDictionary[str, PendingReply | WorkflowReplies] = WeakValueDictionary()
         self._workflows = WorkflowSending(
-            app, broker, settings, clock, recorder, canceller=self.canceller, pending=self._pending
+            app,
+            broker,
+            settings,
+            clock,
+            recorder,
+            canceller=self.canceller,
+            pending=self._pending,
+            publish_many=self._publish_told,
         )
         self._mailbox: Mailbox | None = None
         self._opened: asyncio.Future[Mailbox]
@@ -119,7 +141,7 @@ class Client:
             PublishError: One of its other subclasses says what happened, and whether sending again is safe.
         """
         publication, handle = await self._prepare(signature)
-        await self._publish(signature, publication)
+        await self._send(signature, publication, self._publish)
         return handle
 
     async def call_signature(self, signature: Signature[R]) -> R:
@@ -132,7 +154,7 @@ class Client:
             PublishError: As `send_signature`.
         """
         publication, handle = await self._prepare(signature, reply=True)
-        await self._publish(signature, publication)
+        await self._send(signature, publication, self._publish)
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
@@ -152,8 +174,7 @@ class Client:
             await self._workflows.send(ready, reading_of(what), _lineage(), None, publish)
             return
         publication, _ = await self._prepare(what, reply=False)
-        await publish(publication)
-        await self._note([(what, publication.message)])
+        await self._send(what, publication, publish)
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
         """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.
@@ -256,9 +277,7 @@ class Client:
 
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
-        errors = await self._broker.publish_many(
-            [publication for publication, _ in prepared], timeout_s=self._settings.publish_timeout_s
-        )
+        errors = await self._publish_told([publication for publication, _ in prepared])
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -267,14 +286,52 @@ class Client:
         await self._note(sent)
         return [handle if error is None else error for (_, handle), error in zip(prepared, errors, strict=True)]
 
-    async def _publish(self, signature: Signature[Any], publication: Publication) -> None:
-        await self._broker.publish(
-            publication.message,
-            publication.to,
-            delay=publication.delay,
-            timeout_s=self._settings.publish_timeout_s,
-        )
+    async def _send(
+        self,
+        signature: Signature[Any],
+        publication: Publication,
+        publish: Publish,
+    ) -> None:
+        if self.tracing is None:
+            await publish(publication)
+        else:
+            with self.tracing.sending(publication) as traced:
+                await publish(traced)
         await self._note([(signature, publication.message)])
+
+    async def _publish(self, publication: Publication) -> None:
+        try:
+            await self._broker.publish(
+                publication.message,
+                publication.to,
+                delay=publication.delay,
+                timeout_s=self._settings.publish_timeout_s,
+            )
+        except Exception as error:
+            self._tell_observers(publication, error)
+            raise
+        self._tell_observers(publication, None)
+
+    async def _publish_told(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
+        """Publish many messages, and tell the observers what became of each."""
+        errors = await self._publish_many(publications)
+        for publication, error in zip(publications, errors, strict=True):
+            self._tell_observers(publication, error)
+        return errors
+
+    async def _publish_many(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
+        timeout_s = self._settings.publish_timeout_s
+        if self.tracing is None:
+            return await self._broker.publish_many(publications, timeout_s=timeout_s)
+        with self.tracing.sending_many(publications) as batch:
+            batch.errors = await self._broker.publish_many(batch.publications, timeout_s=timeout_s)
+        return batch.errors
+
+    def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
+        if self.observers:
+            sent = Sent(publication.message.type, publication.to.queue, outcome_of(error))
+            for observe in self.observers:
+                observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
         """Write into the result store that the broker has these: only now is it known."""

@@ -12,12 +12,13 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from pydantic import ValidationError
+from typing_extensions import TypeVar  # with a default, which Python 3.11's has not
 
 from asyncq.body import FAILED, object_of
-from asyncq.errors import BrokerError, MalformedMessage, NoContext
+from asyncq.errors import BrokerError, MalformedMessage, NoContext, NoResources
 from asyncq.loggers import get_logger
 from asyncq.message import LATEST_MS, Headers, Message, expires_at_ms_of
 from asyncq.results import Progress
@@ -28,7 +29,21 @@ if TYPE_CHECKING:  # its import takes longer than all of asyncq's
 
     from asyncq.failed_task import FailedTask
 
-__all__ = ["ContextServices", "TaskContext", "current_context", "running"]
+__all__ = ["ContextServices", "TaskContext", "current_context", "log_values", "no_lifespan", "running"]
+
+ResourcesT = TypeVar("ResourcesT", default=Any)
+
+
+def no_lifespan() -> Any:
+    """Say that there are no resources.
+
+    Raises:
+        NoResources: Always.
+    """
+    raise NoResources(
+        "This app has no resources: ctx.resources is what its lifespan yields. Give it one: "
+        "`@app.lifespan` above `async def lifespan(app): ... yield resources ...`."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +53,18 @@ class ContextServices:
     Attributes:
         publish_progress: Publishes one update to the sender of a message.
         sync_of: Makes the blocking calls of a context.
+        resources: Returns what the app's lifespan has yielded.
     """
 
     publish_progress: Callable[[Message, Progress], Awaitable[None]]
     sync_of: Callable[[TaskContext], TaskSync]
+    resources: Callable[[], Any] = no_lifespan
 
 
-class TaskContext:
+class TaskContext(Generic[ResourcesT]):
     """One attempt of a task, as the task's own code sees it.
+
+    Annotated as `TaskContext[Resources]`, its `resources` have that type for type checkers.
 
     Args:
         message: The message that is being run.
@@ -181,6 +200,16 @@ class TaskContext:
         return self._log
 
     @property
+    def resources(self) -> ResourcesT:
+        """What the app's lifespan has yielded: a database pool, an HTTP client.
+
+        Raises:
+            NoResources: The app has no lifespan, or the task runs in a process of its own.
+        """
+        resources: ResourcesT = self._services.resources()
+        return resources
+
+    @property
     def sync(self) -> TaskSync:
         """Blocking `send`, `call` and `progress`, for `def` tasks. They use the worker's connections."""
         if self._sync is None:
@@ -279,3 +308,16 @@ def current_context() -> TaskContext:
             "No task is running here. current_context() works in a task, and in what it calls or starts; "
             "a thread that you start yourself needs contextvars.copy_context().run(...)."
         ) from None
+
+
+def log_values() -> dict[str, Any]:
+    """Return what a log line says of the task that is running here; nothing where none is."""
+    context = _current.get(None)
+    if context is None:
+        return {}
+    return {
+        "task_id": context.task_id,
+        "task": context.task_name,
+        "attempt": context.attempt,
+        "queue": context.queue,
+    }

@@ -15,7 +15,10 @@
     │   ├── NotOpen                    the app was not entered
     │   ├── WrongLoop                  the app is open in another event loop
     │   ├── BlockingCall               a blocking call on the event loop's own thread
-    │   └── NoContext                  current_context() outside a task
+    │   ├── MiddlewareError            a middleware returned no outcome, or ran its attempt twice
+    │   ├── NoContext                  current_context() outside a task
+    │   └── NoResources                ctx.resources of an app without a lifespan
+    ├── LifespanFailed                 the app's lifespan raised something, at a worker's start or at its end
     ├── BrokerError                    the broker said no, or nothing
     │   ├── BrokerUnavailable          cannot be reached; trying again may help
     │   ├── BrokerRefused              it is there and will not have us; trying again does not help
@@ -56,6 +59,7 @@
         ├── ResultTooLarge
         └── InvalidResult              the reply does not fit the declared return type
 
+`AttemptInterrupted` is raised at the `yield` of a dependency whose task did not come to an end by itself.
 `ProcessDied` is recorded as the error of a task whose process crashed, or was killed.
 `SoftTimeLimit` is raised inside a task at its soft time limit. It is no `Exception`, but a `CancelledError`: code that
 cleans up when it is cancelled does so, and `except Exception` lets it through.
@@ -76,6 +80,7 @@ __all__ = [
     "AlreadyOpen",
     "AppNotFound",
     "AsyncQError",
+    "AttemptInterrupted",
     "AuthenticationFailed",
     "BlockingCall",
     "BrokerError",
@@ -91,10 +96,13 @@ __all__ = [
     "InvalidResult",
     "InvalidWorkflow",
     "LeaseLost",
+    "LifespanFailed",
     "MalformedMessage",
     "MessageTooLarge",
+    "MiddlewareError",
     "NoContext",
     "NoReply",
+    "NoResources",
     "NoResultStore",
     "NotOpen",
     "NotSent",
@@ -194,8 +202,20 @@ class BlockingCall(UsageError):
     """A blocking call was made on the event loop's own thread, where it would wait for itself."""
 
 
+class MiddlewareError(UsageError):
+    """A middleware returned no outcome, or ran its attempt twice. It is recorded as the attempt's error."""
+
+
 class NoContext(UsageError):
     """`current_context()` was called outside a running task."""
+
+
+class NoResources(UsageError):
+    """`ctx.resources` was asked for where there are none: the app has no lifespan, or the task has its own process."""
+
+
+class LifespanFailed(AsyncQError):
+    """The app's lifespan raised something, at a worker's start or at its end. Its cause is what it raised."""
 
 
 class BrokerError(AsyncQError):
@@ -435,6 +455,10 @@ class DeliveredTooOften(AsyncQError):
 
 class TimeLimitExceeded(AsyncQError, TimeoutError):
     """The task ran longer than its time limit."""
+
+
+class AttemptInterrupted(AsyncQError):
+    """Raised at the `yield` of a dependency where the attempt was stopped: limit, cancellation, drain, `sys.exit()`."""
 
 
 class ProcessDied(AsyncQError):

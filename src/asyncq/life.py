@@ -11,9 +11,19 @@ the task snoozes or its worker stops. Their number tells which of two workers is
 from __future__ import annotations
 
 from asyncq.errors import MalformedMessage
-from asyncq.message import LATEST_MS, HeaderValue, Message
+from asyncq.message import DUE_AT, LATEST_MS, HeaderValue, Message
 
-__all__ = ["REPLAYS", "RUNS", "SENT_AT", "check_life", "life_of", "new_life_after", "replays_of", "runs_of"]
+__all__ = [
+    "REPLAYS",
+    "RUNS",
+    "SENT_AT",
+    "check_life",
+    "life_of",
+    "new_life_after",
+    "replays_of",
+    "runs_of",
+    "waited_s_of",
+]
 
 SENT_AT = "asyncq-sent-at"
 RUNS = "asyncq-runs"
@@ -53,6 +63,21 @@ def replays_of(message: Message) -> int:
 def new_life_after(message: Message, now_ms: int) -> dict[str, HeaderValue]:
     """Return the headers of a message that is sent back: a later life, whatever the clock of who sends it back says."""
     return {SENT_AT: max(now_ms, life_of(message) + 1), REPLAYS: replays_of(message) + 1}
+
+
+def waited_s_of(message: Message, began_ms: int) -> float | None:
+    """Return how long a message had waited before it was begun, in seconds; None where it does not tell.
+
+    Since it was sent, or since it was due. Two machines' clocks differ: what seems to have been begun before that has
+    not waited.
+
+    Args:
+        message: What was run.
+        began_ms: When, in milliseconds since the epoch.
+    """
+    sent_ms = life_of(message) or message.timestamp_ms or 0
+    since_ms = max(_number(message.headers.get(DUE_AT)) or 0, sent_ms)
+    return max(0, began_ms - since_ms) / 1000 if since_ms else None
 
 
 def _number(value: HeaderValue) -> int | None:

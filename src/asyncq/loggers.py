@@ -6,17 +6,39 @@ asked for it; the standard library's loggers show warnings and errors only, unti
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from asyncq.errors import InvalidOption
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["EVENT", "get_logger"]
+__all__ = ["EVENT", "Redact", "checked_redact", "get_logger"]
 
 EVENT = "asyncq_event"
 """The attribute of a log record of ours that has the event and its values apart."""
+
+
+Redact = Callable[[dict[str, Any]], dict[str, Any]]
+"""A redaction hook: it gets a log line as a dict, and returns what is written of it."""
+
+
+def checked_redact(given: Any) -> Redact | None:
+    """Return what was given as `AsyncQ(redact=...)`.
+
+    Raises:
+        InvalidOption: It cannot be called, or only awaited.
+    """
+    if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+        raise InvalidOption(
+            f"AsyncQ(redact=...) takes a `def` function that gets a log line as a dict and returns it, not {given!r}."
+        )
+    hook: Redact | None = given
+    return hook
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

@@ -16,6 +16,7 @@ from asyncq.errors import InvalidOption
 from asyncq.headers import own_headers, text_size
 from asyncq.keeping import KEEP_EVERYTHING, Keep, Keeping, keeping_of_options
 from asyncq.message import LATEST_MS, HeaderValue
+from asyncq.middleware import Middleware
 from asyncq.queue_names import check_queue_name
 from asyncq.rate import Rate
 from asyncq.retry import RetryDefaults, RetryPolicy, policies_of
@@ -67,6 +68,8 @@ class TaskOptions(TypedDict, total=False):
             "errors" (only how a task ended that did not succeed) or "nothing".
         result_ttl: For how long after the task's end, in seconds or as a `timedelta`. Without it: `result_ttl_s` of
             the settings.
+        middleware: What runs around each attempt, from the outside to the inside; inside of the app's own. See
+            `asyncq.middleware`.
     """
 
     name: str
@@ -81,6 +84,7 @@ class TaskOptions(TypedDict, total=False):
     on_failure: CallsBack | Callable[[FailedTask], object] | None
     keep: Keep
     result_ttl: float | timedelta
+    middleware: Sequence[Middleware]
 
 
 class QueueOptions(TypedDict, total=False):
@@ -177,6 +181,7 @@ class RunOptions:
     run_in: RunIn | None = None
     max_concurrency: int | None = None
     rate: Rate | None = None
+    middleware: tuple[Middleware, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

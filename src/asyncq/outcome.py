@@ -32,6 +32,7 @@ __all__ = [
 REMOTE_TRACEBACK = "__asyncq_traceback__"
 """The attribute of an exception that was raised in another process, and has its traceback as text."""
 
+_QUOTING = {"pydantic_core._pydantic_core.ValidationError", "asyncq.errors.ResultNotSerialisable"}
 _MESSAGE_BYTES = 4 * 1024
 _TRACEBACK_BYTES = 8 * 1024
 
@@ -49,6 +50,11 @@ class Failure:
     type: str
     message: str
     traceback: str = ""
+
+    @property
+    def quotes_arguments(self) -> bool:
+        """Whether its text quotes arguments or results of the task, which belong into no log and no trace."""
+        return self.type in _QUOTING
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:

@@ -117,6 +117,10 @@ class Recorder:
     Args:
         store: Where things are kept; not open yet.
         clock: The app's.
+
+    Attributes:
+        failed_writes: How many writes have failed so far.
+        missed: How many states were not written, and will not be.
     """
 
     def __init__(self, store: ResultStore, clock: Clock) -> None:
@@ -126,7 +130,9 @@ class Recorder:
         self._closed = False
         self._opening: asyncio.Task[None] | None = None
         self._away_until = 0.0
-        self._skipped = 0
+        self._missed_before = 0
+        self.failed_writes = 0
+        self.missed = 0
         self._background: dict[str, StatusUpdate] = {}
         self._flushing: asyncio.Task[None] | None = None
 
@@ -170,29 +176,33 @@ class Recorder:
         Raises:
             ResultStoreError: It may or may not have been written: write it again.
         """
-        await self._ready()
-        await self._store.write(updates)
+        try:
+            await self._ready()
+            await self._store.write(updates)
+        except ResultStoreError:
+            self.failed_writes += 1
+            raise
         self._is_back()
 
     async def note(self, updates: Sequence[StatusUpdate]) -> None:
         """Write what is good to know. Raises nothing, and takes a second at most."""
         if asyncio.get_running_loop().time() < self._away_until:
-            self._skipped += len(updates)
+            self.missed += len(updates)
             return
         try:
             async with asyncio.timeout(_NOTE_TIMEOUT_S):
                 await self.write(updates)
         except (ResultStoreError, NotOpen, TimeoutError) as error:
-            self._skipped += len(updates)
+            self.missed += len(updates)
             self._is_away(error)
         except Exception:  # a courtesy must not fail what it is paid to
-            self._skipped += len(updates)
+            self.missed += len(updates)
             log.exception("a state could not be written into the result store", store=self.shown)
 
     def note_soon(self, update: StatusUpdate) -> None:
         """Write what is good to know in the background. Of one task, only the latest news goes."""
         if self._closed or (len(self._background) >= _MAX_IN_BACKGROUND and update.id not in self._background):
-            self._skipped += 1
+            self.missed += 1
             return
         self._background[update.id] = update
         if self._flushing is None:
@@ -301,5 +311,7 @@ class Recorder:
     def _is_back(self) -> None:
         if self._away_until:
             self._away_until = 0.0
-            log.info("the result store is used again", store=self.shown, states_missed=self._skipped)
-            self._skipped = 0
+            log.info(
+                "the result store is used again", store=self.shown, states_missed=self.missed - self._missed_before
+            )
+            self._missed_before = self.missed

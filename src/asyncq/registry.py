@@ -17,6 +17,7 @@ from asyncq.callback import CallsBack
 from asyncq.context import TaskContext
 from asyncq.errors import ConfigurationError, DuplicateTask, InvalidOption, TaskDefinitionError, UnknownTask
 from asyncq.keeping import keeping_of_options
+from asyncq.middleware import checked_middleware
 from asyncq.options import RunOptions, TaskOptions, time_limits_of
 from asyncq.queue_names import check_app_name, check_queue_name
 from asyncq.rate import Rate
@@ -136,7 +137,7 @@ class TaskRegistry:
             function: The function, where the decorator is used without parentheses.
             pass_context: The function takes the `TaskContext` as its first parameter.
             **options: See `TaskOptions`: name, queue, retry, time_limit, soft_time_limit, run_in, max_concurrency,
-                rate, reply, on_failure, keep, result_ttl.
+                rate, reply, on_failure, keep, result_ttl, middleware.
 
         Raises:
             TaskDefinitionError: The function cannot be a task; the message names the parameter and the remedy.
@@ -196,6 +197,7 @@ class TaskRegistry:
                 soft_time_limit_s=soft_time_limit_s,
                 run_in=options.get("run_in"),
                 max_concurrency=options.get("max_concurrency"),
+                middleware=checked_middleware(options.get("middleware"), "@task(middleware=...)"),
             ),
             reply=options.get("reply", True),
             keeping=keeping_of_options(options.get("keep"), options.get("result_ttl"), "@task"),

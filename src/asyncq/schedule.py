@@ -213,5 +213,8 @@ def _aware(moment: Any, what: str) -> datetime:
         raise InvalidOption(
             f"{what} takes a datetime with a time zone, such as datetime(2026, 1, 1, 12, tzinfo=UTC), not {moment!r}."
         )
-    utc: datetime = moment.astimezone(UTC)
-    return utc + timedelta(microseconds=-utc.microsecond % 1000)  # whole milliseconds, and never early
+    try:
+        utc: datetime = moment.astimezone(UTC)
+        return utc + timedelta(microseconds=-utc.microsecond % 1000)  # whole milliseconds, and never early
+    except OverflowError:
+        raise InvalidOption(f"{what} takes a moment within the calendar in UTC, which {moment!r} is not.") from None

@@ -17,11 +17,28 @@ from asyncq.errors import NotSent, PartlySent, PublishError, Unroutable
 from asyncq.message import Message, new_id
 from asyncq.program import Arrival, Workflow
 
-__all__ = ["Publish", "SendingRoad"]
+__all__ = ["Publish", "PublishMany", "SendingRoad", "one_by_one"]
 
 Publish = Callable[[Publication], Awaitable[None]]
+PublishMany = Callable[[Sequence[Publication]], Awaitable[Sequence[PublishError | None]]]
 
 _AT_ONCE = 100
+
+
+def one_by_one(publish: Publish) -> PublishMany:
+    """Return how many messages are published by a way that takes one, some at a time."""
+
+    async def publish_many(items: Sequence[Publication]) -> Sequence[PublishError | None]:
+        outcomes: list[PublishError | None] = []
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            for ended in await asyncio.gather(*map(publish, some), return_exceptions=True):
+                if ended is not None and not isinstance(ended, PublishError):
+                    raise ended
+                outcomes.append(ended)
+        return outcomes
+
+    return publish_many
 
 
 class SendingRoad:
@@ -33,7 +50,7 @@ class SendingRoad:
         app: For `app_id`.
         timeout_s: How long one publish waits for its confirm.
         note: Hears of what was confirmed.
-        publish: Another way to the broker than its own.
+        publish_many: Publishes messages, and returns what became of each.
     """
 
     def __init__(
@@ -43,14 +60,14 @@ class SendingRoad:
         app: str,
         timeout_s: float,
         note: Callable[[Sequence[Publication]], Awaitable[None]],
-        publish: Publish | None = None,
+        publish_many: PublishMany,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._app = app
         self._timeout_s = timeout_s
         self._note = note
-        self._publish = publish
+        self._publish_many = publish_many
         self._opened: list[str] = []
         self._sent = 0
 
@@ -61,29 +78,13 @@ class SendingRoad:
             PublishError: Nothing of the workflow was taken.
             PartlySent: Some of its messages were.
         """
-        outcomes = await self._outcomes_of(items)
+        outcomes = await self._publish_many(items)
         taken = [item for item, error in zip(items, outcomes, strict=True) if error is None]
         self._sent += len(taken)
         if taken:
             await self._note(taken)
         if errors := [error for error in outcomes if error is not None]:
             await self._fail(errors)
-
-    async def _outcomes_of(self, items: Sequence[Publication]) -> Sequence[PublishError | None]:
-        if self._publish is None and len(items) > 1:
-            return await self._broker.publish_many(items, timeout_s=self._timeout_s)
-        publish = self._publish or self._publish_one
-        outcomes: list[PublishError | None] = []
-        for start in range(0, len(items), _AT_ONCE):
-            some = items[start : start + _AT_ONCE]
-            for ended in await asyncio.gather(*map(publish, some), return_exceptions=True):
-                if ended is not None and not isinstance(ended, PublishError):
-                    raise ended
-                outcomes.append(ended)
-        return outcomes
-
-    async def _publish_one(self, item: Publication) -> None:
-        await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
 
     async def _fail(self, errors: Sequence[PublishError]) -> None:
         if all(isinstance(error, (NotSent, Unroutable)) for error in errors) and not self._sent:

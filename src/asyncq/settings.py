@@ -46,6 +46,11 @@ class Settings(BaseSettings):
             and without a reply: the backstop. It is an argument of the queues.
         blocked_loop_after_s: After how long without an answer a worker's event loop counts as blocked, in seconds: then
             the log says which task blocks it, with its stack. 0 watches nothing.
+        stuck_loop_after_s: After how long without an answer the event loop of a worker or a scheduler counts as stuck,
+            in seconds: then it is not healthy any more, and only a restart helps.
+        metrics_port: Where a worker or a scheduler serves metrics and health; 0 takes a free port. None: nowhere. For
+            `--processes`, set it by the environment or the command line: a supervisor never reads the app's code.
+        metrics_host: The address of that port; `0.0.0.0` for all who can reach this machine.
         timezone: The time zone of a `Cron` that names none, by its IANA name, such as `Europe/Berlin`.
         cancellations_kept_s: How long a cancelled task is remembered, in seconds: it must be longer than any delay, or
             the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, for brokers
@@ -59,6 +64,8 @@ class Settings(BaseSettings):
         result_ttl_s: How long the store keeps a task after its end, in seconds.
         results_timeout_s: How long one call to the store may take, in seconds.
         progress_interval_s: How much time is between two progress updates of a task that go into the store, in seconds.
+        tracing: Whether sends and attempts make OpenTelemetry spans. None: where the program has set a tracer provider,
+            as `opentelemetry-instrument` does.
         reply_queue_ttl_s: How long a reply queue outlives its dropped connection, in seconds.
     """
 
@@ -84,6 +91,9 @@ class Settings(BaseSettings):
     poison_after: int = Field(default=10, ge=1)
     delivery_limit: int = Field(default=50, ge=1)
     blocked_loop_after_s: float = Field(default=1.0, ge=0)
+    stuck_loop_after_s: float = Field(default=30.0, gt=0)
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"
     timezone: str = "UTC"
     cancellations_kept_s: float = Field(default=7 * 86400.0, ge=0, le=400 * 86400)
     chord_kept_s: float = Field(default=7 * 86400.0, ge=1, le=100 * 86400)
@@ -91,6 +101,7 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0, le=100 * 365 * 24 * 3600.0)
     results_timeout_s: float = Field(default=10.0, gt=0)
     progress_interval_s: float = Field(default=0.5, ge=0)
+    tracing: bool | None = None
     reply_queue_ttl_s: float = Field(default=600.0, ge=10)
 
 

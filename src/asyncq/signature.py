@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
 from pydantic_core import from_json
 
@@ -23,7 +23,8 @@ from asyncq.workflow.node import Node
 from asyncq.workflow_handle import WorkflowHandle
 from asyncq.workflow_progress.outcome import Reading
 
-if TYPE_CHECKING:  # a workflow is made of signatures
+if TYPE_CHECKING:  # workflows are made of signatures
+    from asyncq.workflow.partial import PartialSignature
     from asyncq.workflow.preparing import Prepared
     from asyncq.workflow.workflow import Workflow
 
@@ -75,6 +76,26 @@ class Signature(Node[R_co]):
             InvalidOption: A value cannot be used.
         """
         return replace(self, sending=Sending.of(options))
+
+    @overload
+    def taking(self, argument: None) -> Signature[R_co]: ...
+    @overload
+    def taking(self, argument: str) -> PartialSignature[R_co]: ...
+    def taking(self, argument: str | None) -> Signature[R_co] | PartialSignature[R_co]:
+        """Return the step that takes what comes before it in a workflow as one argument more.
+
+        For tasks without their code here, as `app.signature("other.resize", {"width": 80}).taking("image")`; of others,
+        `task.partial(...)` is checked.
+
+        Args:
+            argument: Its name in the message; None for nothing, as `task.si(...)`.
+
+        Raises:
+            InvalidWorkflow: The signature has that argument already, or it is none of the task's.
+        """
+        from asyncq.workflow.binding import taking  # noqa: PLC0415 - it makes partial signatures, of signatures
+
+        return replace(self, immutable=True) if argument is None else taking(self, argument)
 
     def as_callback(self) -> Callback:
         """Return what is sent where this signature is an `on_failure=`.

@@ -130,6 +130,12 @@ class Task(Generic[P, R]):
             InvalidOption: What was given as `on_failure=` cannot be a callback.
         """
         self.arguments.resolve()
+        if self.arguments.dependencies and self.runs_in == "process":
+            names = ", ".join(self.arguments.dependencies)
+            raise TaskDefinitionError(
+                f"task {self.name!r} runs in a process of its own, and its dependencies ({names}) live in the "
+                "worker's. Make what it needs in its own code; or leave run_in= out."
+            )
         self.results.resolve()
         if self.run.on_failure is not None:
             self.run.on_failure.as_callback()

@@ -33,6 +33,7 @@ MISSED_AFTER_MS = 5_000
 """Fire times further back were missed. Nearer ones are late: a failover, a busy moment, a corrected clock."""
 
 _TOO_FAR_AHEAD_MS = 24 * 3600 * 1000
+_FIRST_WINDOW_MS = 60_000
 _COUNTED = 100  # after a year without a leader nobody waits until a minutely schedule's misses are counted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -195,30 +196,21 @@ def _choose(schedule: Schedule, after_ms: int, now_ms: int) -> tuple[list[Tick],
 def _latest(when: When, after_ms: int, until_ms: int, keep: int) -> list[int]:
     """Return the last `keep` fire times with `after_ms` < fire time <= `until_ms`, in order.
 
-    A schedule can only be asked forwards: each is found by halving what it must lie in, so that the time since the
-    last tick costs nothing.
+    A schedule can only be asked forwards: so window after window, from the end backwards, each twice as long as the one
+    before. One that holds far more than is wanted is halved instead. It costs a few questions for each fire time that
+    is found, however long the time since the last tick.
     """
     found: list[int] = []
-    while len(found) < keep and (at_ms := _last(when, after_ms, until_ms)) is not None:
-        found.append(at_ms)
-        until_ms = at_ms - 1
-    return found[::-1]
-
-
-def _last(when: When, after_ms: int, until_ms: int) -> int | None:
-    last_ms: int | None = None
-    low_ms, high_ms = after_ms, until_ms
-    while low_ms < high_ms:
-        # The first question is about all of it; each later one about its second half.
-        ask_ms = low_ms if last_ms is None else (low_ms + high_ms) // 2
-        at = when.next_after(_moment(ask_ms))
-        if at is not None and _ms(at) <= until_ms:
-            last_ms = low_ms = _ms(at)
-        elif last_ms is None:
-            return None
-        else:
-            high_ms = ask_ms
-    return last_ms
+    window_ms, far_more = _FIRST_WINDOW_MS, 2 * keep + 1
+    while len(found) < keep and after_ms < until_ms:
+        from_ms = max(after_ms, until_ms - window_ms)
+        times = fire_times(when.next_after, _moment(from_ms), _moment(until_ms), far_more)
+        if len(times) == far_more and until_ms - from_ms > 1:
+            window_ms = (until_ms - from_ms) // 2
+            continue
+        found = [_ms(at) for at in times] + found
+        until_ms, window_ms = from_ms, 2 * window_ms
+    return found[-keep:] if keep else []
 
 
 def _count(when: When, after_ms: int, until_ms: int) -> int:

@@ -25,7 +25,7 @@ from asyncq.pending_reply import PendingReply
 from asyncq.program import Program
 from asyncq.program import Workflow as Whole
 from asyncq.recording import Recorder, moment_of, sent_update
-from asyncq.sending_road import Publish, SendingRoad
+from asyncq.sending_road import Publish, PublishMany, SendingRoad, one_by_one
 from asyncq.settings import Settings
 from asyncq.status import StatusUpdate, TaskState
 from asyncq.workflow.preparing import Prepared, prepared
@@ -50,6 +50,7 @@ class WorkflowSending:
         recorder: Writes what was sent into the result store; None where there is none.
         canceller: Cancels workflows by their ids.
         pending: Where the client looks for whom a reply is.
+        publish_many: Publishes messages, and returns what became of each.
     """
 
     def __init__(  # noqa: PLR0913 - the client's parts, put together by it alone
@@ -62,6 +63,7 @@ class WorkflowSending:
         *,
         canceller: Canceller,
         pending: MutableMapping[str, PendingReply | WorkflowReplies],
+        publish_many: PublishMany,
     ) -> None:
         self._app = app
         self._broker = broker
@@ -70,6 +72,7 @@ class WorkflowSending:
         self._recorder = recorder
         self._canceller = canceller
         self._pending = pending
+        self._publish_many = publish_many
 
     async def send(
         self,
@@ -158,7 +161,8 @@ class WorkflowSending:
         ends = [end for end in (whole.deadline_ms, lineage.deadline_ms) if end is not None]
         whole = replace(whole, deadline_ms=min(ends, default=None))
         rules = FlowRules(f"{settings.namespace}.tasks", settings.max_message_bytes, settings.chord_kept_s)
-        road = SendingRoad(self._broker, self._clock, self._app, settings.publish_timeout_s, self._note, publish)
+        publish_many = self._publish_many if publish is None else one_by_one(publish)
+        road = SendingRoad(self._broker, self._clock, self._app, settings.publish_timeout_s, self._note, publish_many)
         source = Source(self._app, lineage.parent_id, headers or {})
         await Interpreter(road, self._clock, rules, source).start(program, whole)
 

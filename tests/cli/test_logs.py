@@ -1,15 +1,21 @@
 """Logs go one way, for people or for machines. Each test is a program of its own: logging belongs to a process."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from typing import cast
 
 import pytest
 
+from asyncq.app import AsyncQ
+from asyncq.context import ContextServices, TaskContext, running
 from asyncq.errors import InvalidOption
+from asyncq.message import Message
 from asyncq.observability.logs import configure_logging
+from asyncq.observability.task_lines import TaskFilter
 
 PREPARED = """
 import logging, sys, threading, warnings
@@ -175,6 +181,76 @@ def test_what_cannot_be_written_in_the_streams_encoding_is_escaped():
     ended = run("log.info('snow ☃ and \\udcff')", form="json", environment={"PYTHONIOENCODING": "ascii"})
     assert ended.returncode == 0, ended.stderr
     assert "snow" in ended.stderr
+
+
+REDACTING = """
+from asyncq.observability.redaction import redact_by
+
+def hide(line):
+    return {name: str(value).replace("hunter2", "***") for name, value in line.items()}
+
+redact_by(hide)
+try:
+    raise ValueError("password hunter2")
+except ValueError:
+    log.exception("refused hunter2", user={"password": "hunter2"})
+    logging.getLogger("other").exception("refused %s", "hunter2")
+raise RuntimeError("the end of hunter2")
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_the_redaction_hook_sees_all_that_is_written(form):
+    """Events, values, tracebacks, the standard library's lines and the last exception."""
+    ended = run(REDACTING, form=form)
+    assert ended.stderr.count("refused ***") == 2
+    assert "ValueError: password ***" in ended.stderr
+    assert "RuntimeError: the end of ***" in ended.stderr
+    assert "hunter2" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("lambda line: line['no such value']", "the redaction hook failed"),
+        ("lambda line: None", "the redaction hook has returned no dict"),
+    ],
+)
+def test_a_redaction_hook_that_fails_lets_nothing_through_and_breaks_nothing(hook, said):
+    """The line says that one is withheld, and where it came from."""
+    code = f"from asyncq.observability.redaction import redact_by\nredact_by({hook})\n"
+    ended = run(code + "log.warning('hunter2')\nlogging.getLogger('other').error('hunter2')", form="json")
+    assert ended.returncode == 0
+    first, second = lines(ended)
+    assert said in first["event"]
+    assert (first["level"], first["logger"]) == ("warning", "asyncq.test")
+    assert (second["level"], second["logger"]) == ("error", "other")
+    assert "hunter2" not in ended.stderr
+
+
+def test_a_format_string_can_name_the_task():
+    """For programs that configure the standard library in their own way."""
+    record = logging.LogRecord("shop", logging.INFO, __file__, 1, "sent", (), None)
+    message = Message(type="shop.mail", body=b"{}", task_id="id-1", message_id="m-1")
+    services = cast("ContextServices", None)
+    formatter = logging.Formatter("%(task)s %(task_id)s %(attempt)s %(queue)s: %(message)s")
+    with running(TaskContext(message, "mail", 2, services)):
+        assert TaskFilter().filter(record)
+    assert formatter.format(record) == "shop.mail id-1 2 mail: sent"
+    outside = logging.LogRecord("shop", logging.INFO, __file__, 1, "sent", (), None)
+    TaskFilter().filter(outside)
+    assert formatter.format(outside) == "- - - -: sent"
+
+
+def test_a_hook_that_cannot_be_one_is_refused():
+    """A coroutine would never be awaited."""
+
+    async def hide(line):
+        return line
+
+    for wrong in (hide, "text"):
+        with pytest.raises(InvalidOption, match=r"AsyncQ\(redact=...\) takes a `def` function"):
+            AsyncQ("shop", redact=wrong)
 
 
 @pytest.mark.parametrize(("level", "form", "said"), [("loud", "console", "critical"), ("info", "xml", "console, json")])

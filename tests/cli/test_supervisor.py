@@ -328,10 +328,12 @@ async def test_a_task_that_blocks_the_loop_is_named_with_its_stack(shell, loop):
     supervised = Supervised(shell, "--slots", "1", "--loop", loop, environment=environment)
     await supervised.consumes(1)
     await send(shell, "block")
-    lines = await supervised.said(
-        "the event loop is blocked: nothing else runs meanwhile, the heartbeats to the broker included", 2
+    event = "the event loop is blocked: nothing else runs meanwhile, the heartbeats to the broker included"
+    # On a busy machine the worker's own start may take as long; that is told as well, and is not what is looked for.
+    lines = await eventually(
+        lambda: len(found := [line for line in supervised.lines(event) if line["task"] == "pids.block"]) >= 2 and found,
+        20,
     )
-    assert [line["task"] for line in lines] == ["pids.block"] * 2
     assert all("in block" in line["stack"] and "while True:" in line["stack"] for line in lines)
     assert 0.2 <= lines[0]["blocked_s"] < lines[1]["blocked_s"]
     supervised.running.signal(signal.SIGUSR1)

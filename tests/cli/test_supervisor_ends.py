@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,10 +17,13 @@ from support import eventually
 
 SUPERVISOR = """
 import sys
+from pathlib import Path
 from asyncq.observability.logs import configure_logging
+from asyncq.supervisor.reloading import SourceFiles
 from asyncq.supervisor.supervisor import Supervisor
 configure_logging("info", "json")
-sys.exit(Supervisor([sys.executable, *sys.argv[1:]], 2).run())
+changes = SourceFiles([Path("code")]) if Path("code").is_dir() else None
+sys.exit(Supervisor([sys.executable, *sys.argv[1:]], 2, changes).run())
 """
 
 DEAF = """
@@ -61,6 +65,14 @@ class Deaf:
 
 
 @pytest.fixture
+def code(tmp_path):
+    """A folder whose changes restart the workers."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def deaf(tmp_path):
     """A supervisor of two workers that do not stop, ended with the test."""
     started = Deaf(tmp_path)
@@ -77,6 +89,23 @@ async def test_a_worker_that_does_not_end_in_time_is_killed_with_what_it_has_sta
     assert deaf.process.returncode == 137
     assert len(deaf.lines("worker process does not end, killed; what it ran goes back to its queue")) == 2
     await eventually(lambda: not any(map(alive, (*deaf.workers(), *deaf.children()))))
+
+
+async def test_a_worker_that_does_not_end_in_time_for_changed_code_is_killed_and_replaced(code, deaf):
+    """Blocked code, of all things, is what somebody has just mended."""
+    await eventually(lambda: len(deaf.workers()) == 2, 20)
+    first = deaf.workers()
+
+    def replaced():
+        if not deaf.lines("code changed, restarting"):  # it may not watch yet
+            (code / "tasks.py").write_text(f"x = {time.monotonic()}\n")
+        return len(deaf.workers()) == 4
+
+    await eventually(replaced, 20)
+    assert len(deaf.lines("worker process does not end, killed; what it ran goes back to its queue")) == 2
+    assert not any(map(alive, first))
+    deaf.process.terminate()
+    await eventually(lambda: deaf.process.poll() is not None, 20)
 
 
 async def test_a_worker_that_does_not_end_in_time_ends_itself_when_its_supervisor_is_gone(deaf):

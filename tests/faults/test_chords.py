@@ -129,6 +129,11 @@ async def test_two_hundred_chords_come_to_their_ends(broker_url, rabbitmq_versio
 
 LARGE = 10_000
 
+# A single node that is killed half a second after it has made a quorum queue, or its first stream, has it no more: it
+# writes down which ones it has every now and then only. (4.3.6: "configured member of queue was not found on this node.
+# Starting member as a new one".) No client can help that; three nodes do.
+SETTLED_S = 1.5
+
 
 def peak_mib(pid: int) -> float:
     """Return the most memory that a process has had."""
@@ -175,13 +180,14 @@ async def test_chords_come_to_their_ends_through_deaths_of_the_broker(private_no
     app = AsyncQ("faults-producer", broker=url, **PATIENT)
     async with app:
         await app.broker.ensure([QueueSpec(QUEUE, app.settings.delivery_limit)])
-        worker = await start_worker(url, tmp_path, **PATIENT)
+        worker = await start_worker(url, tmp_path, 200, **PATIENT)
+        await asyncio.sleep(SETTLED_S)
         try:
             ids = [new_id() for _ in range(chords)]
             for kills in range(2):
                 for workflow_id in ids[kills::2]:
-                    await app.send_program(chord(workflow_id, draw.uniform(0, 0.5)), Workflow(workflow_id))
-                await asyncio.sleep(draw.uniform(0, 0.6))
+                    await app.send_program(chord(workflow_id, draw.uniform(SETTLED_S, 4)), Workflow(workflow_id))
+                await asyncio.sleep(draw.uniform(SETTLED_S, 4))
                 await asyncio.to_thread(private_node.kill)
                 await asyncio.to_thread(private_node.start)
             wanted = {node_id(workflow_id, "1") for workflow_id in ids}

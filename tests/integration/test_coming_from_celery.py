@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 
 import aio_pika
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ValidationError
 
+import traced_tasks
 from asyncq import (
     AsyncQ,
+    AttemptInfo,
+    CallNext,
     Cron,
     Every,
     Exponential,
     FailedTask,
     Fixed,
     InvalidWorkflow,
+    Outcome,
     Retry,
     RetryPolicy,
     SoftTimeLimit,
@@ -34,8 +41,12 @@ from asyncq import (
     group,
 )
 from asyncq.errors import ChordFailed, TaskCancelled
+from asyncq.observability.metrics.worker import WorkerMetrics
+from asyncq.observability.task_lines import TaskFilter
+from asyncq.outcome import Succeeded
 from asyncq.settings import load_settings
 from asyncq.testing.harness import running
+from recorded_spans import RecordedSpans
 from support import eventually, working
 
 README = Path(__file__).parents[2] / "README.md"
@@ -96,7 +107,8 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
     task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit
-    chain group chord chunks si"""
+    chain group chord chunks si
+    worker_process_init task_prerun get_task_logger worker_send_task_events CeleryInstrumentor"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
     for word, when in rows():
@@ -117,6 +129,20 @@ async def test_backend(broker_url):
     """Nothing but RabbitMQ is configured, and results come back."""
     async with working(make_app(broker_url)) as app:
         assert await app.tasks["shop.add"].call(1, 2) == 3
+
+
+async def test_worker_send_task_events(broker_url):
+    """What a monitor would have made of the events is there as figures."""
+    registry, app = CollectorRegistry(), make_app(broker_url)
+    async with app:
+        worker = app.worker()
+        WorkerMetrics(worker, app.tasks, registry)
+        running = asyncio.create_task(worker.run())
+        assert await app.tasks["shop.add"].call(1, 2) == 3
+        labels = {"queue": "shop", "task": "shop.add", "outcome": "succeeded"}
+        await eventually(lambda: registry.get_sample_value("asyncq_deliveries_total", labels) == 1)
+        worker.stop()
+        await running
 
 
 async def test_result_backend(broker_url, tmp_path):
@@ -623,6 +649,77 @@ async def test_chunks(broker_url):
         assert await add.chunks(pairs, 2, star=True).call() == [[3, 7], [11]]
         assert await (add.starmap(pairs) | total).call() == 21
         assert await total.map([[1, 2], [3]]).call() == [3, 3]
+
+
+async def test_celeryinstrumentor(broker_url, monkeypatch):
+    """A task belongs to the trace of whoever has sent it, as soon as the program has a tracer provider."""
+    spans = RecordedSpans()
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", spans.provider)
+    app = AsyncQ("shop", broker=broker_url)
+    where = app.task(traced_tasks.on_the_loop)
+    async with working(app):
+        with spans.tracer.start_as_current_span("GET /") as request:
+            trace, _ = (await where.call()).split()
+    assert trace == f"{request.get_span_context().trace_id:032x}"
+    spans.provider.shutdown()
+
+
+async def test_worker_process_init(broker_url):
+    """Before the first task; and after the last one, `worker_process_shutdown`."""
+    app, did = AsyncQ("shop", broker=broker_url), []
+
+    @app.lifespan
+    async def lifespan(app: AsyncQ) -> AsyncIterator[str]:
+        did.append("init")
+        yield "pool"
+        did.append("shutdown")
+
+    @app.task(pass_context=True)
+    async def use(ctx: TaskContext[str]) -> None:
+        did.append(ctx.resources)
+
+    async with working(app):
+        await use.call()
+    assert did == ["init", "pool", "shutdown"]
+
+
+async def test_task_prerun(broker_url):
+    """And `task_postrun`, with how it ended."""
+    app, did = make_app(broker_url), []
+
+    @app.middleware
+    async def around(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        did.append(f"prerun {info.task_name}")
+        outcome = await call_next()
+        did.append(f"postrun {outcome}")
+        return outcome
+
+    async with working(app):
+        assert await app.tasks["shop.add"].call(1, 2) == 3
+    assert did == ["prerun shop.add", f"postrun {Succeeded(b'3')}"]
+
+
+async def test_get_task_logger(broker_url):
+    """A handler of the program's own, with the task in its format."""
+    app, lines = AsyncQ("shop", broker=broker_url), []
+    handler = logging.Handler()
+    handler.setFormatter(logging.Formatter("%(task)s[%(task_id)s]: %(message)s"))
+    handler.addFilter(TaskFilter())
+    handler.emit = lambda record: lines.append(handler.format(record))
+    logger = logging.getLogger("shop")
+    logger.addHandler(handler)
+
+    @app.task
+    def work() -> None:
+        logger.warning("adding")
+
+    try:
+        async with working(app):
+            handle = await work.send()
+            await handle.result(timeout=10)
+    finally:
+        logger.removeHandler(handler)
+    assert lines == [f"shop.work[{handle.id}]: adding"]
 
 
 async def test_task_always_eager():

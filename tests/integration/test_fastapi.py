@@ -343,6 +343,33 @@ async def test_without_a_result_store_the_router_says_that_there_is_none(broker_
             assert (answer.status_code, answer.json()) == (501, {"detail": "This service keeps no results."})
 
 
+async def test_the_lifespan_of_the_app_is_for_workers_and_not_for_the_service(broker_url, results):
+    """A worker in the service's own process enters it once."""
+    app = AsyncQ("shop", broker=broker_url, results=results)
+    opened = []
+
+    @app.lifespan
+    async def lifespan(app: AsyncQ):
+        opened.append(1)
+        yield "resource"
+
+    @app.task(pass_context=True)
+    async def look(ctx: TaskContext[str]) -> str:
+        return ctx.resources
+
+    api = FastAPI(lifespan=asyncq_lifespan(app))
+
+    @api.get("/")
+    async def route() -> str:
+        return await look.call()
+
+    async with serving(api) as client:
+        assert opened == []
+        async with working(app):
+            assert (await client.get("/")).json() == "resource"
+    assert opened == [1]
+
+
 async def test_a_message_that_is_too_large_is_413(broker_url, results):
     """The client's own doing."""
     shop = Shop(broker_url, results, max_message_bytes=1024)

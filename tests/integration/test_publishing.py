@@ -10,7 +10,7 @@ import aio_pika
 import pytest
 
 from asyncq import AsyncQ
-from asyncq.broker import QueueSpec
+from asyncq.broker import Queue, QueueSpec
 from asyncq.errors import (
     AuthenticationFailed,
     BrokerUnavailable,
@@ -23,6 +23,7 @@ from asyncq.errors import (
     VirtualHostNotFound,
     WrongLoop,
 )
+from asyncq.message import Message
 from support import eventually
 
 QUEUE = "shop"
@@ -185,6 +186,15 @@ async def test_a_memory_alarm_blocks_sends_visibly_and_they_go_on_after_it(priva
             await eventually(lambda: app.broker.status().state == "blocked")
             with pytest.raises(NotSent, match="blocked by an alarm"):
                 await app.tasks["shop.note"].send("second")
+            async with make_app(private_node.url, publish_timeout_s=0.5) as other:
+                with pytest.raises((NotSent, PublishUncertain)):
+                    await other.tasks["shop.note"].send("first")
+                await eventually(lambda: other.broker.status().state == "blocked")
+                message = Message(type="shop.note", body=b"{}", task_id="a", message_id="b")
+                waiting = asyncio.create_task(other.broker.publish(message, Queue(QUEUE), timeout_s=60))
+                await asyncio.sleep(0)  # it has begun, and waits for the end of the alarm
+            with pytest.raises(NotSent, match="Nothing was sent"):
+                await waiting
         finally:
             await asyncio.to_thread(private_node.rabbitmqctl, "set_vm_memory_high_watermark", "0.6")
         await eventually(lambda: app.broker.status().state == "ready")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from asyncq import (
     AsyncQ,
+    Depends,
     Exponential,
     Fixed,
     Reject,
@@ -33,6 +34,7 @@ from asyncq.errors import (
     AsyncQError,
     ConfigurationError,
     InvalidQueueName,
+    LifespanFailed,
     NotOpen,
     QueueGone,
     ReplyLost,
@@ -1146,4 +1148,84 @@ async def test_a_rate_goes_by_the_clock_of_the_test(app, began):
         await app.send_many(work.s() for _ in range(100))
         await harness.run_until_idle()
     assert max(moments) - min(moments) == pytest.approx(0.6 * 99, abs=0.02)
+    assert time.monotonic() - began < SOON_S
+
+
+async def test_a_test_gives_resources_of_its_own_or_has_those_of_the_app(app):
+    """And lets something else stand in for a dependency; afterwards the app is as it was."""
+    opened = []
+
+    @app.lifespan
+    async def lifespan(_):
+        opened.append("real")
+        yield "real"
+        opened.append("closed")
+
+    async def session():
+        yield f"session of {current_context().resources}"
+
+    @app.task
+    async def work(session: str = Depends(session)) -> str:
+        return session
+
+    async with running(app):
+        assert await work.call() == "session of real"
+    assert opened == ["real", "closed"]
+    async with running(app, resources="fake"):
+        assert await work.call() == "session of fake"
+        app.dependency_overrides[session] = lambda: "no session"
+        assert await work.call() == "no session"
+        app.dependency_overrides.clear()
+    async with running(app):
+        assert await work.call() == "session of real"
+    assert opened == ["real", "closed"] * 2
+
+
+async def test_a_lifespan_that_fails_is_told_by_the_test(app):
+    """Where its tasks would have run."""
+
+    @app.lifespan
+    async def lifespan(_):
+        raise ConnectionError("no database")
+        yield
+
+    @app.task
+    async def work() -> None: ...
+
+    with pytest.raises(LifespanFailed, match="no database"):
+        async with running(app):
+            raise AssertionError("must not begin")
+
+
+async def test_injected_faults_befall_the_code_inside_of_middleware_and_dependencies(app, began):
+    """So these see them, and are closed, at the time limit too."""
+    said = []
+
+    @app.middleware
+    async def told(info, call_next):
+        outcome = await call_next()
+        said.append(type(outcome).__name__)
+        return outcome
+
+    async def session():
+        try:
+            yield "session"
+        finally:
+            said.append("closed")
+
+    @app.task(time_limit=HOUR, retry=RetryPolicy(on=ConnectionError, backoff=Fixed(3600), jitter=False))
+    async def work(session: str = Depends(session)) -> str:
+        return session
+
+    async with running(app) as harness:
+        harness.faults.fail(work, error=ConnectionError())
+        handle = await work.send()
+        await harness.run_until_idle()
+        assert await handle.result(timeout=SOON_S) == "session"
+        harness.faults.hang(work)
+        handle = await work.send()
+        await harness.run_until_idle()
+        with pytest.raises(TaskFailed, match="time limit"):
+            await handle.result(timeout=SOON_S)
+    assert said == ["closed", "RetryLater", "closed", "Succeeded", "closed", "Failed"]
     assert time.monotonic() - began < SOON_S

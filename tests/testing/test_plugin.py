@@ -168,6 +168,40 @@ def test_another_event_loop_than_asyncios_is_an_error_that_says_so(project):
     assert item.obj is test
 
 
+def test_a_project_gives_resources_of_its_own(project):
+    """By overriding a fixture; a test of another module has those of the app's lifespan."""
+    pytester = project("auto")
+    pytester.makepyfile(
+        test_fake="""
+        import pytest
+        from asyncq import current_context
+        from shop import app
+
+        @app.lifespan
+        async def lifespan(app):
+            yield "real"
+
+        @app.task
+        def look() -> str:
+            return current_context().resources
+
+        @pytest.fixture
+        def asyncq_resources():
+            return "fake"
+
+        async def test_fake(asyncq_app):
+            assert await look.call() == "fake"
+        """,
+        test_real="""
+        from test_fake import look
+
+        async def test_real(asyncq_app):
+            assert await look.call() == "real"
+        """,
+    )
+    pytester.runpytest_subprocess("-q").assert_outcomes(passed=2)
+
+
 def test_nothing_of_asyncq_is_imported_where_no_test_uses_it(project):
     """Pytest loads the plugin in every project of an environment; it has to cost nothing there."""
     pytester = project()

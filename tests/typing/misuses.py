@@ -6,7 +6,19 @@ Each line says which error each checker must give. A checker that gives none com
 
 from __future__ import annotations
 
-from asyncq import AsyncQ, ResultHandle, RetryPolicy, Signature, Task, TaskContext, Workflow, chord, group
+from asyncq import (
+    AsyncQ,
+    AttemptInfo,
+    CallNext,
+    ResultHandle,
+    RetryPolicy,
+    Signature,
+    Task,
+    TaskContext,
+    Workflow,
+    chord,
+    group,
+)
 
 app = AsyncQ("shop")
 
@@ -146,6 +158,20 @@ async def not_the_function() -> None:
     await thread("x")  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     plain.delay("x")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     print(number)
+
+
+# --- middleware, resources
+
+
+async def no_outcome(info: AttemptInfo, call_next: CallNext) -> None:
+    await call_next()
+
+
+AsyncQ("shop", middleware=[no_outcome])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def resources_have_a_type(context: TaskContext[str]) -> None:
+    context.resources.fetch()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 # --- workflows whose parts do not fit together

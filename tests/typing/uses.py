@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from asyncq import (
     AsyncQ,
+    AttemptInfo,
+    CallNext,
     Chain,
     Chord,
+    Depends,
     Exponential,
     FailedMember,
     FailedTask,
     Fixed,
     Group,
     Linear,
+    Outcome,
     PartialSignature,
     Progress,
     ResultHandle,
@@ -397,3 +401,81 @@ async def look(task_id: TaskId, opened: AsyncQDep) -> TaskStatusOut[Receipt]:
     assert_type(shown.result, Receipt | None)
     assert_type(status_model(plain), type[TaskStatusOut[Receipt]])
     return shown
+
+
+# --- middleware, lifespan, dependencies
+
+
+class Pool:
+    """What the lifespan opens."""
+
+    async def fetch(self, query: str) -> list[str]:
+        return [query]
+
+
+class Resources(BaseModel, arbitrary_types_allowed=True):
+    """What tasks find in their context."""
+
+    pool: Pool
+
+
+@app.middleware
+async def timed(info: AttemptInfo, call_next: CallNext) -> Outcome:
+    assert_type(info.task_id, str)
+    assert_type(info.waited_s, float | None)
+    return await call_next()
+
+
+@app.lifespan
+async def lifespan(app: AsyncQ) -> AsyncIterator[Resources]:
+    yield Resources(pool=Pool())
+
+
+@asynccontextmanager
+async def other_lifespan(app: AsyncQ) -> AsyncGenerator[Resources]:
+    yield Resources(pool=Pool())
+
+
+extended = AsyncQ("extended", middleware=[timed], lifespan=lifespan)
+AsyncQ("extended", lifespan=other_lifespan)
+
+
+@extended.task(pass_context=True, middleware=[timed])
+async def with_resources(ctx: TaskContext[Resources], query: str) -> list[str]:
+    assert_type(ctx.resources, Resources)
+    return await ctx.resources.pool.fetch(query)
+
+
+@extended.task(pass_context=True)
+def with_any_resources(ctx: TaskContext, query: str) -> int:
+    assert_type(ctx.resources, Any)
+    return len(query)
+
+
+async def get_pool() -> Pool:
+    context: TaskContext[Resources] = current_context()
+    return context.resources.pool
+
+
+PoolDep = Annotated[Pool, Depends(get_pool)]
+
+
+@extended.task
+async def with_default(query: str, pool: Pool = Depends(get_pool)) -> list[str]:
+    return await pool.fetch(query)
+
+
+@extended.task(pass_context=True)
+async def with_annotation(ctx: TaskContext[Resources], query: str, pool: PoolDep = Depends()) -> list[str]:
+    assert_type(pool, Pool)
+    return await pool.fetch(query)
+
+
+async def extensions(context: TaskContext[Resources]) -> None:
+    assert_type(await with_resources.call("q"), list[str])
+    assert_type(await with_resources(context, "q"), list[str])
+    assert_type(await with_default.send("q"), ResultHandle[list[str]])
+    assert_type(await with_default("q", Pool()), list[str])
+    assert_type(with_annotation.s("q"), Signature[list[str]])
+    assert_type(await with_annotation(context, "q", pool=Pool()), list[str])
+    extended.dependency_overrides[get_pool] = Pool

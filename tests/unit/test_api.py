@@ -25,20 +25,25 @@ PUBLIC = [
     "At",
     "AsyncQ",
     "AsyncQError",
+    "AttemptInfo",
     "BrokerError",
     "ChordExpired",
     "ChordFailed",
+    "CallNext",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
+    "Depends",
     "Every",
     "Exponential",
     "FailedTask",
     "Fixed",
     "Linear",
+    "Middleware",
     "NoResultStore",
     "NodeStatus",
     "NotSent",
+    "Outcome",
     "PartlyDone",
     "PartlySent",
     "ProcessDied",
@@ -101,7 +106,7 @@ def test_every_error_is_drawn_in_the_tree_of_the_errors_module():
 
 def test_importing_asyncq_loads_neither_the_amqp_client_nor_the_command_line():
     """A web process that imports its tasks pays for what it uses."""
-    heavy = ("aio_pika", "typer", "rich", "structlog", "fastapi", "sqlalchemy")
+    heavy = ("aio_pika", "typer", "rich", "structlog", "fastapi", "sqlalchemy", "opentelemetry")
     code = f"import sys; from asyncq import *; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

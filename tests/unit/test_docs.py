@@ -30,7 +30,19 @@ def test_every_python_block_compiles(page):
         compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-@pytest.mark.parametrize("name", ["tasks.md", "failures.md", "schedules.md", "workflows.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tasks.md",
+        "failures.md",
+        "schedules.md",
+        "lifespan.md",
+        "dependencies.md",
+        "middleware.md",
+        "logs.md",
+        "workflows.md",
+    ],
+)
 def test_the_declarations_of_the_guides_can_be_executed(name):
     """All blocks of a page, one after the other, against the real package."""
     namespace: dict[str, object] = {"__name__": "guide"}

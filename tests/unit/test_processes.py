@@ -1,6 +1,8 @@
 """The parts of the process pool: what can be imported, and errors that cross over."""
 
 import pickle
+import signal
+import socket
 import sys
 import threading
 
@@ -8,12 +10,14 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from asyncq.app import AsyncQ
-from asyncq.errors import InvalidOption, TaskDefinitionError
+from asyncq.errors import InvalidOption, SoftTimeLimit, TaskDefinitionError
 from asyncq.importable import Place, import_function, place_of
+from asyncq.message import Message
 from asyncq.outcome import Failed, Failure
 from asyncq.signals import Retry
 from asyncq.testing import process_tasks
-from asyncq.worker.process_pool.frames import Ready, packed
+from asyncq.worker.process_pool.child import _Child
+from asyncq.worker.process_pool.frames import Ready, Run, Wrote, packed
 from asyncq.worker.process_pool.raised import RaisedError
 from worker_kit import make_kit
 
@@ -85,6 +89,36 @@ def test_a_program_at_a_prompt_has_no_process_tasks(monkeypatch):
     monkeypatch.setitem(sys.modules, "__main__", Prompt())
     with pytest.raises(TaskDefinitionError, match="at a prompt"):
         place_of(typed, "shop.typed")
+
+
+def test_the_soft_limit_does_not_cut_a_frame_in_two():
+    """The worker could read nothing after half of one; it is raised when the frame is out."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = _Child(ours)
+        before = signal.signal(signal.SIGUSR2, child.on_signal)
+        try:
+            message = Message(type="shop.square", body=b"{}", task_id="a", message_id="b")
+            child._running = Run(1, message, Place("m", "f"), False, "shop", 1, None, 5.0)
+            read: list[bytes] = []
+
+            def soften_and_read():
+                theirs.recv(1000, socket.MSG_PEEK)  # it is in the middle of it
+                child._softened.add(1)
+                signal.pthread_kill(child._main, signal.SIGUSR2)
+                while sum(map(len, read)) < len(frame):
+                    read.append(theirs.recv(1 << 20))
+
+            line = Wrote("log", 20, "x" * 5_000_000, None, None)
+            frame = packed(line)
+            reader = threading.Thread(target=soften_and_read, daemon=True)
+            reader.start()
+            with pytest.raises(SoftTimeLimit, match="soft time limit of 5 s"):
+                child.send(line)
+            reader.join(20)
+            assert b"".join(read) == frame
+        finally:
+            signal.signal(signal.SIGUSR2, before)
 
 
 # --- errors

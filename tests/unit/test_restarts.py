@@ -61,6 +61,15 @@ def test_processes_that_die_before_they_are_ready_are_given_up_after_some():
     assert FAULT not in again[:-1]
 
 
+def test_an_outage_of_the_broker_is_waited_for_once_anything_was_ready():
+    """Those that still run wait for it as well: one that had to be started again just then must not end them."""
+    restarts = Restarts(2)
+    restarts.ready()
+    pauses = [decide(restarts, ended(BROKER, was_ready=False)) for _ in range(20)]
+    assert pauses[:4] == [0.5, 1, 2, 4]
+    assert pauses[-1] == 30
+
+
 @pytest.mark.parametrize(("status", "exit_code"), [(-signal.SIGSEGV, 139), (70, 70), (1, 1)])
 def test_giving_up_has_the_exit_code_of_the_last_death(status, exit_code):
     """That of a signal as shells count it."""

@@ -96,6 +96,8 @@ def test_the_end_of_the_calendar_is_no_error():
         (lambda: when_of(None), "takes seconds"),
         (lambda: Schedule(name="a b", when=5), "letters, digits"),
         (lambda: Schedule(name="", when=5), "letters, digits"),
+        (lambda: At(datetime.max.replace(tzinfo=UTC)), "within the calendar"),
+        (lambda: Every(5, start=datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))), "within the calendar"),
         (lambda: Schedule(name="a" * 61, when=5), "1 to 60"),
         (lambda: Schedule(name="a", when=5, missed="never"), "'skip', 'once' or 'all'"),
         (lambda: Schedule(name="a", when=5, catch_up=0), "1 to 10,000"),

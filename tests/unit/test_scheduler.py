@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import ValidationError
 
 from asyncq import AsyncQ
+from asyncq.broker import Address, Delay
 from asyncq.cron import Cron
-from asyncq.errors import InvalidOption, UnknownTask
+from asyncq.errors import InvalidOption, InvalidQueueName, NotSent, UnknownTask
 from asyncq.memory.broker import MemoryBroker
+from asyncq.memory.leadership import MemoryCampaign
 from asyncq.memory.node import MemoryNode
 from asyncq.message import Message
 from asyncq.rabbitmq.properties import read_message
@@ -222,6 +225,100 @@ async def test_a_pause_outlives_the_scheduler_and_what_fell_into_it_is_not_caugh
     assert bench.seconds == [10, 50]
 
 
+class Unwilling(MemoryBroker):
+    """A broker that takes nothing from its leader while a test says so, as one with a memory alarm does."""
+
+    blocked = False
+    refused = 0
+
+    @contextlib.asynccontextmanager
+    async def campaign(self, name: str) -> AsyncIterator[MemoryCampaign]:
+        async with super().campaign(name) as terms:
+            publish = terms._publish
+
+            async def perhaps(message: Message, to: Address, delay: Delay | None) -> None:
+                if self.blocked:
+                    self.refused += 1
+                    raise NotSent("Nothing was sent: the broker takes nothing at the moment.")
+                await publish(message, to, delay)
+
+            terms._publish = perhaps
+            yield terms
+
+
+@contextlib.asynccontextmanager
+async def leading_on_an_unwilling_broker(bench: Bench, app: AsyncQ) -> AsyncIterator[tuple[Scheduler, Unwilling]]:
+    broker = Unwilling(app.settings, bench.node)
+    with app.using(lambda _: broker, bench.clock):
+        async with app:
+            scheduler = app.scheduler()
+            running = asyncio.create_task(scheduler.run())
+            await eventually(lambda: scheduler.stats.leads)
+            await bench.settle()
+            yield scheduler, broker
+            scheduler.stop()
+            await bench.pass_(2)
+            await asyncio.wait_for(running, 10)
+
+
+async def test_a_scheduler_stops_while_the_broker_takes_nothing_and_the_next_one_sends_what_is_left(bench):
+    """Else it would hold up the end of its process until the broker is well again."""
+    app = bench.app()
+    app.schedule("often", "shop.report", 10)
+    async with leading_on_an_unwilling_broker(bench, app) as (scheduler, broker):
+        broker.blocked = True
+        await bench.pass_(12)
+        assert broker.refused > 0
+        assert scheduler.stats.sent == {}
+    async with bench.scheduling(app):
+        await bench.pass_(1)
+    assert bench.seconds == [10]
+
+
+async def test_a_tick_that_the_broker_takes_only_after_its_deadline_is_skipped_and_counted(bench):
+    """However long it was tried."""
+    app = bench.app()
+    app.schedule("short", "shop.report", At(START + timedelta(seconds=10)), deadline=30)
+    app.schedule("long", "shop.report", At(START + timedelta(seconds=10)), deadline=3000)
+    async with leading_on_an_unwilling_broker(bench, app) as (scheduler, broker):
+        broker.blocked = True
+        await bench.pass_(60)
+        broker.blocked = False
+        await bench.pass_(5)
+        assert scheduler.stats.skipped == {("short", "deadline"): 1}
+    assert bench.ids == ["shop.long@2026-01-01T12:00:10.000Z"]
+
+
+async def test_a_pause_is_done_when_the_next_leader_would_know_it(bench):
+    """Not before: one whose leader is lost while it cannot be kept is asked of the next leader again."""
+    app = bench.app()
+    app.schedule("a", "shop.report", 10)
+    async with leading_on_an_unwilling_broker(bench, app) as (_, broker):
+        broker.blocked = True
+        await bench.ask(app, PAUSE, "a")
+        await bench.pass_(3)
+        broker.blocked = False
+        broker.lose_connection()
+        await bench.settle()
+    async with bench.scheduling(app):
+        await bench.pass_(30)
+    assert bench.seconds == []
+
+
+async def test_a_pause_outlives_a_leader_whose_code_has_not_that_schedule(bench):
+    """As of the version before, when a deployment is rolled back, or takes a while."""
+    for names, kind in ((("a", "b"), PAUSE), (("b",), None), (("a", "b"), None), (("a", "b"), RESUME)):
+        app = bench.app()
+        for name in names:
+            app.schedule(name, "shop.report", 10)
+        async with bench.scheduling(app):
+            if kind is not None:
+                await bench.ask(app, kind, "a")
+            await bench.pass_(10)
+    assert [tick for tick in bench.ids if "shop.a@" in tick] == ["shop.a@2026-01-01T12:00:40.000Z"]
+    assert len([tick for tick in bench.ids if "shop.b@" in tick]) == 4
+
+
 async def test_a_moment_is_sent_once_whatever_happens_afterwards(bench):
     """Restarts included."""
     for _ in range(3):
@@ -310,12 +407,25 @@ async def test_the_leader_answers_what_it_knows(bench):
         ({"shop.report": "0 8 * * *"}, r"takes Cron\("),
         ([("shop.report", 5)], "by the task's name"),
         ({"shop report": 5}, "letters, digits"),
+        ({"shop.report": {"when": 5, "arguments": ["long"]}}, r"takes them by name, such as \{'x': 1\}"),
+        ({"shop.report": {"when": 5, "arguments": 0}}, "takes them by name"),
     ],
 )
 def test_schedules_that_cannot_be_used_are_refused_when_the_app_is_made(bench, schedules, message):
     """With what is wanted."""
     with pytest.raises(InvalidOption, match=message):
         bench.app(schedules=schedules)
+
+
+async def test_arguments_that_do_not_fit_and_a_queue_that_cannot_be_say_of_which_schedule_they_are(bench):
+    """Before anything is sent, and not with each tick."""
+    app = bench.app(schedules={"shop.report": {"when": 5, "arguments": {"kind": 7}}})
+    async with app:
+        with pytest.raises(ValidationError) as caught:
+            app.scheduler()
+    assert caught.value.__notes__ == ["These are the 'arguments' of AsyncQ(schedules={'shop.report': ...})."]
+    with pytest.raises(InvalidQueueName, match="x y"):
+        app.schedule("a", app.signature("shop.report", queue="x y"), 5)
 
 
 async def test_what_means_nothing_for_a_schedule_is_refused(bench):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from asyncq.cron import Cron
 from asyncq.schedule import At, Every, Schedule
@@ -82,23 +85,39 @@ def test_catching_up_is_bounded_and_keeps_the_latest():
     assert due.skipped == (Skipped("a", "missed", 100),)
 
 
-def test_years_without_a_leader_cost_nothing():
-    """What is kept is found by halving, what is left out is counted up to a hundred."""
+class Counting(Every):
+    """Counts what it is asked."""
+
     asked = 0
 
-    class Counting(Every):
-        def next_after(self, moment: datetime) -> datetime | None:
-            nonlocal asked
-            asked += 1
-            return Every.next_after(self, moment)
+    def next_after(self, moment: datetime) -> datetime | None:
+        Counting.asked += 1
+        return Every.next_after(self, moment)
 
+
+def test_years_without_a_leader_cost_nothing():
+    """What is kept is looked for from the end backwards, what is left out is counted up to a hundred."""
+    Counting.asked = 0
     table = timetable(
         Schedule(name="a", when=Counting(0.1)), Schedule(name="b", when=Cron("* * * * *", tz="Europe/Berlin"))
     )
     due = table.due(NOON_MS + 3000 * DAY_MS + 30_050)
     assert [tick.at_ms for tick in due.ticks if tick.schedule == "b"] == [NOON_MS + 3000 * DAY_MS]
     assert Skipped("a", "missed", 100) in due.skipped
-    assert asked < 400
+    assert Counting.asked < 400
+
+
+@pytest.mark.parametrize("days", [0.5, 7, 3000])
+@pytest.mark.parametrize("catch_up", [1, 100, 5_000])
+def test_catching_up_many_runs_costs_a_few_questions_for_each(days, catch_up):
+    """A leader that reckons for longer than its heartbeats may wait is deposed, and so is the next one, for ever."""
+    Counting.asked = 0
+    now_ms = NOON_MS + int(days * DAY_MS)
+    due = timetable(Schedule(name="a", when=Counting(7), missed="all", catch_up=catch_up)).due(now_ms)
+    assert len(due.ticks) in {catch_up, catch_up + 1}
+    assert due.ticks[-1].at_ms > now_ms - 7_000
+    assert {later.at_ms - tick.at_ms for tick, later in itertools.pairwise(due.ticks)} <= {7_000}
+    assert Counting.asked < 6 * catch_up + 300
 
 
 def test_what_would_be_later_than_its_deadline_is_skipped_and_counted():

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from asyncq.dependencies import Depends
 from asyncq.worker.watchdog import Watchdog
 from support import eventually
 from worker_kit import Kit, make_kit
@@ -52,6 +53,37 @@ async def test_a_task_that_blocks_the_loop_is_named_while_it_does_and_when_it_en
     assert "task='work' task_id='task-1' attempt=1 queue='work'" in seen_meanwhile[0]
     assert "in block" in seen_meanwhile[0]
     assert "runners.py" not in seen_meanwhile[0]
+
+
+async def test_a_middleware_that_blocks_the_loop_is_named_with_the_attempt_that_it_is_around(caplog):
+    """And a dependency; what asyncq runs them by is not in the stack."""
+
+    def block(where: str) -> None:
+        began, deadline = len(said(caplog, BLOCKED)), time.monotonic() + 10
+        while len(said(caplog, BLOCKED)) == began and time.monotonic() < deadline:
+            time.sleep(0.01)
+        stacks[where] = said(caplog, BLOCKED)[-1]
+
+    async def middleware(info, call_next):
+        block("middleware")
+        return await call_next()
+
+    async def dependency() -> None:
+        block("dependency")
+
+    stacks: dict[str, str] = {}
+    kit = await make_kit(middleware=[middleware])
+
+    @kit.task()
+    async def work(_: None = Depends(dependency)) -> None: ...
+
+    async with watching(kit, 0.1):
+        await kit.slot.handle(kit.delivery("work"))
+    for where, stack in stacks.items():
+        assert "task='work' task_id='task-1' attempt=1 queue='work'" in stack
+        assert f"in {where}" in stack
+        assert "around.py" not in stack
+    assert set(stacks) == {"middleware", "dependency"}
 
 
 async def test_code_that_is_no_attempt_is_told_by_the_name_of_its_asyncio_task(caplog):

@@ -258,6 +258,23 @@ def test_the_end_does_not_depend_on_the_order_in_which_it_is_read(shape, seed, s
     assert seen[0][1]
 
 
+def test_an_empty_group_ends_only_once_what_comes_before_it_has():
+    """Else the whole would have ended before its first task."""
+    shape = WorkflowShape(("first", a_fork("a", ("x", a_fork((a_fork(),))))))
+    tracker = Tracker(ID, shape)
+    assert not tracker.ended
+    for path in ("0", "1.0.0"):
+        tracker.end(at(path), succeeded=True)
+        assert not tracker.ended
+    tracker.end(at("1.1.0"), succeeded=True)
+    assert tracker.ended
+    failing = Tracker(ID, shape)
+    for path in ("1.1.0", "1.0.0", "0"):
+        failing.end(at(path), succeeded=path != "1.1.0")
+    assert failing.ended
+    assert [failure.node.path for failure in failing.failures] == ["1.1.0"]
+
+
 # --- outcomes
 
 

@@ -167,6 +167,19 @@ def test_a_step_with_all_of_its_arguments_must_say_that_it_ignores_what_came_bef
     assert chain(add.s(1), add.si(2)).steps[1].immutable
 
 
+def test_a_task_of_which_the_code_is_elsewhere_says_which_argument_takes_what_came_before():
+    """Nobody here knows its arguments."""
+    elsewhere = AsyncQ("other").signature("images.resize", {"width": 80})
+    taking = elsewhere.taking("image")
+    assert isinstance(taking, PartialSignature)
+    assert (taking.into, taking.body, taking.queue) == ("image", b'{"width":80}', "images")
+    assert elsewhere.taking(None).immutable
+    assert str(add.s(1) | taking).splitlines()[-1] == "└── images.resize(image=…, width=80)"
+    assert "has its argument 'width' already" in failing(lambda: elsewhere.taking("width"))
+    assert "has no argument 'z'" in failing(lambda: add.s(1).taking("z"))
+    assert "an argument's name is wanted" in failing(lambda: elsewhere.taking(""))
+
+
 def test_an_empty_chain_and_what_is_no_task_are_refused():
     assert "needs one step" in failing(chain)
     assert "needs one step" in failing(lambda: chain([]))

@@ -5,9 +5,11 @@ import gzip
 import json
 import logging
 import socket
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
+import pytest_asyncio
 from pydantic import ValidationError
 
 import http_call
@@ -21,6 +23,16 @@ from http_server import Reply
 from support import eventually
 
 NEVER = Reply(hang=True)
+client = ContextVar("client")
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _client():
+    """Open the client that a worker has."""
+    async with http_call.open_client() as opened:
+        token = client.set(opened)
+        yield
+        client.reset(token)
 
 
 def request(**changes):
@@ -30,7 +42,8 @@ def request(**changes):
 
 async def make(task_id="task-1", **changes):
     """Make one call, as an attempt of a task does."""
-    context = SimpleNamespace(task_id=task_id, attempt=1, log=get_logger("tests"))
+    resources = services.Resources(client.get())
+    context = SimpleNamespace(task_id=task_id, attempt=1, log=get_logger("tests"), resources=resources)
     return await services.call_service(context, request(**changes))
 
 
@@ -65,17 +78,11 @@ async def test_calls_share_a_connection_but_no_cookies(http_server, service_sett
     assert http_server.connections == 1
 
 
-def test_each_event_loop_has_one_client_which_ends_with_it():
-    """Also where calls begin together."""
-
-    async def clients():
-        return {*await asyncio.gather(*(http_call.client_of_this_loop() for _ in range(5)))}
-
-    (first,), (second,) = asyncio.run(clients()), asyncio.run(clients())
-    assert first is not second
-    assert first.is_closed
-    assert second.is_closed
-    assert not http_call._clients
+async def test_the_worker_has_one_client_which_is_closed_after_its_last_task(http_server, service_settings):
+    """By the app's lifespan."""
+    async with services.app.open_lifespan() as resources:
+        assert not resources.client.is_closed
+    assert resources.client.is_closed
 
 
 @pytest.mark.parametrize(

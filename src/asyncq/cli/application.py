@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from asyncq.cli.cancel import cancel
 from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
+from asyncq.cli.health import health
 from asyncq.cli.report import exit_code_of, report
 from asyncq.cli.results import result, results, status
 from asyncq.cli.schedule import schedule
@@ -65,4 +66,5 @@ application.add_typer(results, name="results")
 application.add_typer(dead, name="dead")
 application.add_typer(topology, name="topology")
 application.command()(doctor)
+application.command()(health)
 application.command()(version)

@@ -41,10 +41,16 @@ class Leftovers:
             await asyncio.wait(tasks, timeout=moment_s)
         self._executor.shutdown(wait=False, cancel_futures=True)  # ends the threads that have nothing to do
         threads = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
-        waited_for = [thread for thread in threads if not thread.daemon]  # Python waits for these at its exit
+        # Python waits for these at its exit.
+        waited_for = [thread for thread in threads if not thread.daemon and not _is_idle_of_anyio(thread)]
         for thread in waited_for:
             thread.join(max(0.0, deadline - time.monotonic()))
         return [
             *(f"task {task.get_name()}" for task in tasks if not task.done()),
             *(f"thread {thread.name}" for thread in waited_for if thread.is_alive()),
         ]
+
+
+def _is_idle_of_anyio(thread: threading.Thread) -> bool:
+    """Tell whether this is a thread that anyio has for `def` dependencies, without work: it ends with the loop."""
+    return thread in getattr(thread, "idle_workers", ())

@@ -8,10 +8,18 @@ import typer
 
 from asyncq.app import AsyncQ
 from asyncq.loading import load_app
-from asyncq.observability.logs import LogLevel
+from asyncq.observability.logs import LogFormat, LogLevel
 from asyncq.settings import load_settings
 
-__all__ = ["AppOption", "BrokerUrlOption", "LogLevelOption", "app_for", "override"]
+__all__ = [
+    "AppOption",
+    "BrokerUrlOption",
+    "LogFormatOption",
+    "LogLevelOption",
+    "ServiceLogLevelOption",
+    "app_for",
+    "override",
+]
 
 BrokerUrlOption = Annotated[
     str | None,
@@ -35,6 +43,19 @@ LogLevelOption = Annotated[
         "--log-level",
         case_sensitive=False,
         help="What is told on the way. The command's own result or error is told in any case.",
+    ),
+]
+
+ServiceLogLevelOption = Annotated[
+    LogLevel, typer.Option("--log-level", case_sensitive=False, envvar="ASYNCQ_LOG_LEVEL", help="What is logged.")
+]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format",
+        case_sensitive=False,
+        envvar="ASYNCQ_LOG_FORMAT",
+        help="For people, or one JSON object a line for machines.",
     ),
 ]
 

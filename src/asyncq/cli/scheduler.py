@@ -17,31 +17,37 @@ from typing import Annotated
 import typer
 
 from asyncq.app import AsyncQ
-from asyncq.cli.options import BrokerUrlOption, override
+from asyncq.cli.observing import MetricsHostOption, MetricsPortOption, Observation, Observing
+from asyncq.cli.options import BrokerUrlOption, LogFormatOption, ServiceLogLevelOption, override
 from asyncq.cli.text import printable, safe_urls
+from asyncq.cli.tracing import TracingOption, trace
 from asyncq.cli.version import asyncq_version
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
+from asyncq.observability.redaction import redact_by
 
 __all__ = ["scheduler", "scheduling"]
 
 log = get_logger("asyncq.cli")
 
 
-def scheduler(
+def scheduler(  # noqa: PLR0913 - the options of the command
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the app is, for example shop.tasks:app.")],
     *,
-    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False)] = LogLevel.INFO,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="For people, or one JSON object a line for machines.")
-    ] = LogFormat.CONSOLE,
+    log_level: ServiceLogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
+    tracing: TracingOption = False,
     broker_url: BrokerUrlOption = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = None,
 ) -> None:
     """Send an app's scheduled tasks when they are due. Run as many as you like: one leads."""
     configure_logging(log_level, log_format)
     app = load_app(target)
-    override(app, broker_url=broker_url)
+    redact_by(app.redact)
+    override(app, broker_url=broker_url, metrics_port=metrics_port, metrics_host=metrics_host)
+    trace(app, wanted=tracing)
     asyncio.run(_serve(app, target, as_log=log_format is LogFormat.JSON))
 
 
@@ -61,9 +67,11 @@ async def _serve(app: AsyncQ, target: str, *, as_log: bool) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, receive, number)
-    with contextlib.suppress(asyncio.CancelledError):  # a signal while it was still connecting: nothing had begun
+    # Suppressed: a signal while it was still connecting, when nothing had begun.
+    with contextlib.suppress(asyncio.CancelledError), Observation(app, Observing(target), "scheduler") as observation:
         async with app.open(role="scheduler"):
             running = app.scheduler()
+            observation.watch_scheduler(app, running)
             stop = running.stop
             if as_log:
                 log.info("scheduler starting", version=asyncq_version(), app=app.name, pid=os.getpid())
@@ -76,11 +84,12 @@ async def _serve(app: AsyncQ, target: str, *, as_log: bool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def scheduling(app: AsyncQ, *, wanted: bool) -> AsyncIterator[None]:
+async def scheduling(app: AsyncQ, observation: Observation, *, wanted: bool) -> AsyncIterator[None]:
     """Run a scheduler beside what the block does, where it is wanted. Its failure is logged; the block goes on.
 
     Args:
         app: The app, open.
+        observation: What is observed of this process.
         wanted: Whether there is to be one.
 
     Raises:
@@ -90,6 +99,7 @@ async def scheduling(app: AsyncQ, *, wanted: bool) -> AsyncIterator[None]:
         yield
         return
     beside = app.scheduler()
+    observation.watch_scheduler(app, beside)
 
     async def run() -> None:
         try:

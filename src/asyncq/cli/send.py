@@ -20,6 +20,7 @@ from asyncq.app import AsyncQ
 from asyncq.cli.arguments import read_eta, read_expires, read_headers, read_json_object
 from asyncq.cli.options import AppOption, BrokerUrlOption, LogLevelOption, app_for
 from asyncq.cli.report import validation_lines
+from asyncq.cli.tracing import trace
 from asyncq.errors import InvalidOption
 from asyncq.observability.logs import LogLevel, configure_logging
 from asyncq.options import SendOptions
@@ -76,6 +77,7 @@ def send(  # noqa: PLR0913 - the options of the command
     options["reply"] = False  # this process ends at once; nobody would read the reply
     configure_logging(log_level)
     loaded = app_for(app, broker_url)
+    trace(loaded)
     typer.echo(asyncio.run(_send(loaded, _signature(loaded, task, body, options, checked=app is not None))))
 
 
@@ -104,6 +106,7 @@ def call(  # noqa: PLR0913 - the options of the command
         options["timeout"] = timeout
     configure_logging(log_level)
     loaded = app_for(app, broker_url)
+    trace(loaded)
     result = asyncio.run(_call(loaded, _signature(loaded, task, body, options, checked=app is not None)))
     typer.echo(_shown(result))
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from asyncq.cli.observing import check_metrics, served
 from asyncq.cli.version import asyncq_version
+from asyncq.health import HealthReport
 from asyncq.loggers import get_logger
+from asyncq.observability.endpoint import Scrape
+from asyncq.settings import Settings
+from asyncq.supervisor.link import SupervisorLink
 from asyncq.supervisor.reloading import SourceFiles
 from asyncq.supervisor.supervisor import Supervisor
 
-__all__ = ["RELOAD_DRAIN_TIMEOUT_S", "WorkerCommand", "supervise"]
+__all__ = ["RELOAD_DRAIN_TIMEOUT_S", "WorkerCommand", "counting_folder", "supervise"]
 
 log = get_logger("asyncq.cli")
+
+_METRICS_FOLDER = "ASYNCQ_WORKER_METRICS_FOLDER"
+"""Where the worker processes of a supervisor count."""
 
 RELOAD_DRAIN_TIMEOUT_S = 2.0
 """Whoever changes code wants to see it run."""
@@ -48,20 +58,28 @@ class WorkerCommand:
         return [sys.executable, "-m", "asyncq", "worker", *queues, *options, "--", self.target]
 
 
-def supervise(command: WorkerCommand, processes: int, reload_folders: Sequence[Path] | None, *, as_log: bool) -> int:
+def supervise(
+    command: WorkerCommand,
+    processes: int,
+    reload_folders: Sequence[Path] | None,
+    settings: Settings,
+    *,
+    as_log: bool,
+) -> int:
     """Run a supervisor to its end.
 
     Args:
         command: What it starts.
         processes: How many of them.
         reload_folders: Where changed source files restart all; None for nowhere.
+        settings: Where metrics and health are served.
         as_log: Whether it introduces itself by a log line.
 
     Returns:
         The exit code; see `asyncq.worker.exit_codes`.
 
     Raises:
-        ConfigurationError: Source files cannot be watched.
+        ConfigurationError: Source files cannot be watched, or metrics cannot be served.
     """
     changes = None if reload_folders is None else SourceFiles(reload_folders)
     supervisor = Supervisor(command.arguments(), processes, changes)
@@ -81,4 +99,39 @@ def supervise(command: WorkerCommand, processes: int, reload_folders: Sequence[P
         if reload_folders is not None:
             folders = ", ".join(str(folder) for folder in reload_folders)
             typer.echo(f"  restarts them when Python files change in {folders}", err=True)
-    return supervisor.run()
+
+    def report() -> HealthReport:
+        return HealthReport("worker", command.target, os.getpid(), supervisor.health())
+
+    with _counted(supervisor, settings) as scrape, served(report, settings, scrape):
+        return supervisor.run()
+
+
+def counting_folder(link: SupervisorLink | None) -> Path | None:
+    """Let the metrics of this worker process be counted where its supervisor reads them; return where, or None.
+
+    Call it before the app is imported: metrics that exist already are counted in memory.
+    """
+    folder = os.environ.pop(_METRICS_FOLDER, None)
+    if folder is None or link is None:
+        return None
+    from asyncq.observability.metrics.counting import count_in  # noqa: PLC0415 - an extra
+
+    count_in(Path(folder), link.number)
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def _counted(supervisor: Supervisor, settings: Settings) -> Iterator[Scrape | None]:
+    """Lend the worker processes a folder for their metrics, where they are wanted; yield what reads it."""
+    if settings.metrics_port is None:
+        yield None
+        return
+    check_metrics()
+    from asyncq.observability.metrics.counting import forget_states, scrape_folder  # noqa: PLC0415 - an extra
+
+    with tempfile.TemporaryDirectory(prefix="asyncq-metrics-") as name:
+        folder = Path(name)
+        os.environ[_METRICS_FOLDER] = name
+        supervisor.on_end = lambda number: forget_states(folder, number)
+        yield lambda accept: scrape_folder(folder, accept)

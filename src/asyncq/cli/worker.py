@@ -20,16 +20,20 @@ from asyncq.app import AsyncQ
 from asyncq.cli.arguments import MAX_SLOTS, read_queues
 from asyncq.cli.event_loop import EventLoop, loop_factory
 from asyncq.cli.main_task import run_to_end
-from asyncq.cli.options import BrokerUrlOption, override
+from asyncq.cli.observing import MetricsHostOption, MetricsPortOption, Observing
+from asyncq.cli.options import BrokerUrlOption, LogFormatOption, ServiceLogLevelOption, override
 from asyncq.cli.serving import serve, tell
 from asyncq.cli.stopping import nothing_to_drain
-from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, supervise
+from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, counting_folder, supervise
 from asyncq.cli.text import printable, safe_urls
+from asyncq.cli.tracing import TracingOption, trace
 from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
+from asyncq.observability.redaction import redact_by
+from asyncq.settings import load_settings
 from asyncq.supervisor.link import SupervisorLink
 from asyncq.worker.exit_codes import DRAINED
 
@@ -79,24 +83,25 @@ def worker(  # noqa: PLR0913 - the options of the command
     loop: Annotated[
         EventLoop, typer.Option(help="The event loop: by default uvloop's where it is installed (asyncq[uvloop]).")
     ] = EventLoop.AUTO,
-    log_level: Annotated[LogLevel, typer.Option(case_sensitive=False)] = LogLevel.INFO,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="For people, or one JSON object a line for machines.")
-    ] = LogFormat.CONSOLE,
+    log_level: ServiceLogLevelOption = LogLevel.INFO,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
     broker_url: BrokerUrlOption = None,
     drain_timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", min=0, help="How long running tasks may finish after the first SIGTERM."),
     ] = None,
+    tracing: TracingOption = False,
     scheduler: Annotated[
         bool, typer.Option("--scheduler", help="Run a scheduler beside it; of all that run, one sends what is due.")
     ] = False,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = None,
 ) -> None:
     """Run the tasks of an app.
 
     Exit codes: 0 drained; 2 wrong command line, configuration or app; 3 no broker reached; 4 refused by the broker;
-    5 drained, and tasks that took too long were handed back; 70 a fault; 75 start me again; 130 and 143 stopped at
-    once by the second SIGINT or SIGTERM.
+    5 drained, and tasks that took too long were handed back; 6 the app's lifespan failed; 70 a fault; 75 start me
+    again; 130 and 143 stopped at once by the second SIGINT or SIGTERM.
     """
     link = SupervisorLink.from_environment()
     configure_logging(log_level, log_format)
@@ -113,24 +118,37 @@ def worker(  # noqa: PLR0913 - the options of the command
                 "log-level": log_level,
                 "log-format": log_format,
                 "drain-timeout": drain_timeout,
+                "tracing": tracing or None,
                 "scheduler": scheduler or None,
             }
             # By the environment: what is on a command line, every user of the machine can read.
             if broker_url is not None:
                 os.environ[_BROKER_URL] = broker_url
             command = WorkerCommand(target, queue or [], options)
-            code = supervise(command, processes or 1, _folders(reload_dir, reload=reload), as_log=as_log)
+            settings = load_settings(metrics_port=metrics_port, metrics_host=metrics_host)
+            folders = _folders(reload_dir, reload=reload)
+            code = supervise(command, processes or 1, folders, settings, as_log=as_log)
         else:
             _folders(reload_dir, reload=reload)
             if link is not None:
                 structlog.contextvars.bind_contextvars(process=link.number)
                 broker_url = os.environ.pop(_BROKER_URL, broker_url)
+            how = Observing(target, link, counting_folder(link))
             with nothing_to_drain():
                 app = load_app(target)
-                override(app, broker_url=broker_url, drain_timeout_s=drain_timeout, slots=slots)
+                redact_by(app.redact)
+                override(
+                    app,
+                    broker_url=broker_url,
+                    drain_timeout_s=drain_timeout,
+                    slots=slots,
+                    metrics_port=metrics_port,
+                    metrics_host=metrics_host,
+                )
+                trace(app, wanted=tracing)
                 queues = _queues(app, queue or [])
                 _introduce(app, target, queues, as_log=as_log, link=link)
-                serving = serve(app, queues, link, max_tasks=max_tasks, as_log=as_log, scheduler=scheduler)
+                serving = serve(app, queues, how, max_tasks=max_tasks, as_log=as_log, scheduler=scheduler)
                 code = run_to_end(serving, loop_factory(loop))
     except asyncio.CancelledError:
         code = DRAINED  # a signal while it was still connecting: nothing had begun

@@ -22,6 +22,10 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from asyncq.errors import InvalidOption
+from asyncq.loggers import Redact
+from asyncq.observability.redaction import redact_by, redacted
+from asyncq.observability.task_lines import add_task
+from asyncq.tracing.switch import current_ids
 
 __all__ = ["LogFormat", "LogLevel", "configure_logging"]
 
@@ -54,7 +58,12 @@ _TOLD_BY_ASYNCQ: Final = (
 _CLIENT_LOGGERS: Final = ("aiormq", "aio_pika")
 
 
-def configure_logging(level: str = "info", format: str = "console") -> None:  # noqa: A002 - the option's own name
+def configure_logging(
+    level: str = "info",
+    format: str = "console",  # noqa: A002 - the option's own name
+    *,
+    redact: Redact | None = None,
+) -> None:
     """Send all logs of this process to standard error.
 
     Call it once, when a program starts. The AMQP client's loggers speak at `warning` and above only.
@@ -63,6 +72,7 @@ def configure_logging(level: str = "info", format: str = "console") -> None:  # 
         level: `debug`, `info`, `warning`, `error` or `critical`. Calls below it do nothing.
         format: `console` for people, with colours only on a terminal; `json` for machines: one object a line,
             with `timestamp` (ISO 8601, UTC), `level` and `event`.
+        redact: Sees every line before it is written, as a dict; see `asyncq.observability.redaction`.
 
     Raises:
         InvalidOption: There is no such level or format.
@@ -72,7 +82,14 @@ def configure_logging(level: str = "info", format: str = "console") -> None:  # 
     if format not in list(LogFormat):
         raise InvalidOption(f"There is no log format {format!r}. Formats: {', '.join(LogFormat)}.")
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    stamps: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _name]
+    redact_by(redact)
+    stamps: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        add_task,
+        structlog.processors.add_log_level,
+        _name,
+        _trace,
+    ]
     ending = _json_ending() if format == LogFormat.JSON else _console_ending(colors=_has_colours())
     structlog.configure(
         processors=[*stamps, *ending],
@@ -122,6 +139,7 @@ def _json_ending() -> list[Processor]:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         structlog.processors.UnicodeDecoder(),
+        redacted,
         _important_first,
         structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
@@ -131,6 +149,8 @@ def _console_ending(*, colors: bool) -> list[Processor]:
     return [
         structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=False),
         _milliseconds,
+        structlog.processors.format_exc_info,  # before the hook, which shall see tracebacks as well
+        redacted,
         structlog.dev.ConsoleRenderer(
             colors=colors,
             pad_event_to=0,
@@ -146,6 +166,13 @@ def _name(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     name = record.name if record is not None else getattr(logger, "name", None)
     if name is not None:
         event["logger"] = name
+    return event
+
+
+def _trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say which span a line belongs to, where there are traces."""
+    for name, value in current_ids().items():
+        event.setdefault(name, value)
     return event
 
 

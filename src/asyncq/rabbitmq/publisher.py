@@ -153,15 +153,12 @@ class Publisher:
         channel = self._channel
         if channel is not None and not channel.is_closed:
             if self._link.is_blocked():
-                await self._link.unblocked()  # the broker reads nothing now: better not sent than uncertain
+                await self._unblocked()  # the broker reads nothing now: better not sent than uncertain
             return channel
         async with self._opening:
             channel = self._channel
             while channel is None or channel.is_closed:
-                try:
-                    connection = await self._link.unblocked()
-                except (BrokerRefused, NotOpen) as error:
-                    raise NotSent(f"Nothing was sent: {error}") from error
+                connection = await self._unblocked()
                 try:
                     channel = await open_channel(connection, confirms=True)
                 except asyncio.CancelledError:
@@ -170,6 +167,12 @@ class Publisher:
                     await asyncio.sleep(0.01)
             self._channel = channel
             return channel
+
+    async def _unblocked(self) -> Connection:
+        try:
+            return await self._link.unblocked()
+        except (BrokerRefused, NotOpen) as error:
+            raise NotSent(f"Nothing was sent: {error}") from error
 
     async def _declare_again(self, target: Target) -> None:
         try:

@@ -7,6 +7,8 @@ leaves two, so each has an epoch, and the newest wins.
     a candidate starts      publishes a seed: else a queue that holds nothing would never tell anybody that it leads
     the first message       it leads. It publishes a probe, and when that arrives it has seen all that was there. It
                             holds its probe: else who follows on a leader without states would hear nothing
+    many notes are there    those above `_NOTES_AT_START` go to the end of the queue, behind the probe: held, they would
+                            use up the prefetch, and what is behind them would never come
     later                   states that are older than the one held, seeds and others' probes are acked at once
 
 Shared by the adapters: it knows neither connections nor tags.
@@ -16,16 +18,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from asyncq.errors import LeaseLost
+from asyncq.errors import BrokerError, LeaseLost
 from asyncq.message import Message, new_id
 
 __all__ = ["HELD_AT_ONCE", "TokenNote", "Tokens", "seed"]
 
 HELD_AT_ONCE = 1000
 """The prefetch: states and notes that are not done yet. The broker's most is 2,000."""
+
+_NOTES_AT_START = HELD_AT_ONCE // 2
 
 EPOCH = "asyncq-epoch"
 STATE = "asyncq-state"
@@ -74,9 +78,11 @@ class Tokens:
         self._put = put
         self._lost = lost
         self._held: dict[str, _Held] = {}
+        self._saved: dict[str, bytes] = {}  # what was saved last; it may not have arrived yet
         self._epoch = 0
         self._notes: asyncio.Queue[TokenNote] = asyncio.Queue()
         self._leads = asyncio.Event()
+        self._probed = asyncio.Event()
         self._seen_all = asyncio.Event()
         self._probe = ""
         self._probe_held: Ack | None = None
@@ -107,8 +113,19 @@ class Tokens:
             await ack()
         elif message.type == _SEED:
             await ack()
-        else:
+        elif self._notes.qsize() < _NOTES_AT_START or self._seen_all.is_set() or not await self._put_back(message):
             self._notes.put_nowait(TokenNote(message, ack))
+        else:
+            await ack()
+
+    async def _put_back(self, note: Message) -> bool:
+        """Put a note behind our probe, in the order in which they come; return whether that was done."""
+        await self._probed.wait()
+        try:
+            await self._put(replace(note, message_id=new_id()))
+        except BrokerError:
+            return False
+        return True
 
     async def begin(self) -> None:
         """Wait until we lead, and have seen all that predecessors left.
@@ -118,6 +135,7 @@ class Tokens:
         """
         await self.unless_lost(self._leads.wait())
         await self._put_probe()
+        self._probed.set()
         await self.unless_lost(self._seen_all.wait())
 
     async def _put_probe(self) -> None:
@@ -127,6 +145,7 @@ class Tokens:
 
     async def save(self, name: str, state: bytes) -> None:
         """See `asyncq.leadership.Term.save`."""
+        self._saved[name] = state
         self._epoch += 1
         await self._put(_message(_STATE, state, {STATE: name, EPOCH: self._epoch}))
 
@@ -134,7 +153,7 @@ class Tokens:
         """Publish all that is held anew, so that nothing is held for longer than the broker's consumer timeout."""
         await self._put_probe()
         for name, state in self.states.items():
-            await self.save(name, state)
+            await self.save(name, self._saved.get(name, state))
 
     async def note(self) -> TokenNote:
         """See `asyncq.leadership.Term.note`."""

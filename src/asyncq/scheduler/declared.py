@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypedDict
 
+from pydantic import ValidationError
+
 from asyncq.errors import InvalidOption, UnknownTask
 from asyncq.message import HeaderValue
 from asyncq.options import Sending, SendOptions
+from asyncq.queue_names import check_queue_name
 from asyncq.schedule import Missed, Schedule
 from asyncq.signature import Signature
 from asyncq.wall_time import zone_of
@@ -102,6 +105,7 @@ class Schedules:
 
         Raises:
             InvalidOption: A value cannot be used, or the name is taken.
+            InvalidQueueName: The queue of its signature cannot be called so.
         """
         schedule = _schedule(name, when, options)
         if name in self._declared or name in self._by_task:
@@ -117,14 +121,19 @@ class Schedules:
 
         Raises:
             UnknownTask: `AsyncQ(schedules=...)` names a task that the app has not.
-            InvalidOption: Its arguments or options cannot be used.
+            pydantic.ValidationError: Its arguments do not fit.
+            InvalidOption: Its options cannot be used.
         """
         found = dict(self._declared)
         for task, (schedule, arguments, options) in self._by_task.items():
             if task not in tasks:
                 known = ", ".join(sorted(tasks)) or "none"
                 raise UnknownTask(f"AsyncQ(schedules=...) names the task {task!r}, which this app has not: {known}.")
-            signature = signature_of(task, arguments, **options)
+            try:
+                signature = signature_of(task, arguments, **options)
+            except ValidationError as error:
+                error.add_note(f"These are the 'arguments' of AsyncQ(schedules={{{task!r}: ...}}).")
+                raise
             found[task] = Scheduled(schedule, _checked(task, signature))
         return found
 
@@ -140,8 +149,13 @@ def _read(task: Any, value: Any) -> tuple[Schedule, Mapping[str, Any], Mapping[s
         if option not in known:
             raise InvalidOption(f"{where} has no option {option!r}. Known options: {', '.join(sorted(known))}.")
     schedule = _schedule(task, value["when"], {name: value[name] for name in _OPTIONS if name in value})
+    arguments = value.get("arguments", {})
+    if not isinstance(arguments, Mapping):
+        raise InvalidOption(
+            f"{where} has 'arguments', which takes them by name, such as {{'x': 1}}, not {arguments!r}."
+        )
     options = {name: value[name] for name in SendOptions.__annotations__ if name in value}
-    return schedule, value.get("arguments") or {}, options
+    return schedule, arguments, options
 
 
 def _schedule(name: Any, when: Any, options: Mapping[str, Any]) -> Schedule:
@@ -170,6 +184,8 @@ def _checked(name: str, sends: Any) -> Sends:
 
 
 def _check_options(name: str, sending: Sending, where: str) -> None:
+    if sending.queue is not None:
+        check_queue_name(sending.queue)
     given = {
         "task_id": sending.task_id,
         "eta": sending.eta_ms,

@@ -4,7 +4,8 @@ Kept in the leader's states, so that it outlives leaders and deployments. Pure.
 
     unknown to the record       it is new: its first fire time is after now
     other timing than recorded  its fire times count from the watermark: what the old timing had is dealt with
-    recorded, not in the code   removed: it stops, and is forgotten
+    recorded, not in the code   removed: it stops, and is forgotten; but not its pause, for with two versions of the
+                                code about, or one that is rolled back, the next leader may have it again
 """
 
 from __future__ import annotations
@@ -67,9 +68,8 @@ class Definitions:
                 self._kept[name] = replace(old, when=when, first_ms=now_ms, since_ms=since_ms)
             else:
                 self._kept[name] = old
-        self.removed = sorted(before.keys() - schedules.keys())
-        self.added = sorted(schedules.keys() - before.keys())
-        self.changed = self._kept != before
+        self._elsewhere = {name: old for name, old in before.items() if old.paused and name not in schedules}
+        self.removed = sorted(before.keys() - schedules.keys() - self._elsewhere.keys())
 
     def __getitem__(self, name: str) -> Definition:
         return self._kept[name]
@@ -98,7 +98,8 @@ class Definitions:
 
     def to_json(self) -> bytes:
         """Return what is to be kept."""
-        return json.dumps({name: asdict(kept) for name, kept in sorted(self._kept.items())}).encode()
+        known = {**self._kept, **self._elsewhere}
+        return json.dumps({name: asdict(kept) for name, kept in sorted(known.items())}).encode()
 
 
 def _read(kept: bytes | None) -> dict[str, Definition]:

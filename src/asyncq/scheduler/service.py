@@ -79,6 +79,11 @@ class Scheduler:
             upcoming={} if term is None else term.upcoming,
         )
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Let `run()` hand over and return. Idempotent."""
         self._stopping.set()

@@ -9,7 +9,8 @@ last second again, with the same ids. Ticks are published by the term: a leader 
 through after its successor has begun.
 
 What cannot be sent: a tick without a queue, or refused, is logged and counted, and the others go on; where the broker
-does not answer, or blocks, it is sent again with the same id until it is taken, or the term is over.
+does not answer, or blocks, it is sent again with the same id until it is taken, its deadline has passed, or the term
+is over.
 
 Invariant: no tick is sent before its fire time, and none is passed by the saved watermark before it was confirmed,
 refused, or skipped by its schedule's own rules.
@@ -48,6 +49,13 @@ _AT_ONCE = 100
 _PAUSE_S = 1.0
 _LATE_S = 5.0
 _TICK_S = 0.001  # differences of a monotonic clock are a little less than what was slept
+_BEHIND_MS = 60_000
+_MANY_RUNS = 20_000
+"""To reckon so many missed runs takes more than a second: the event loop, and its heartbeats, must not wait for it."""
+
+
+class _HandOver(Exception):
+    """`stop()` came while ticks were not out yet: they are the next leader's."""
 
 
 class SchedulerTerm:
@@ -72,6 +80,7 @@ class SchedulerTerm:
         self._runs = _runs(term.states.get(_RUNS))
         self._definitions = self._define(now_ms)
         self._table = Timetable(self._definitions.entries(), self._saved_ms)
+        self._reckoning = asyncio.Lock()  # a request must not change the table while a thread works with it
         self._began_ms = now_ms
         self._unsaved = False  # whether ticks were sent that the saved watermark does not cover
 
@@ -107,22 +116,34 @@ class SchedulerTerm:
         await self._save(_DEFINITIONS, self._definitions.to_json())
         helpers = [asyncio.create_task(self._answer()), asyncio.create_task(self._watch())]
         try:
-            await self._send(self._table.due(self._clock.now_ms()))
+            await self._send(await self._due())
             # At once: where one leader after the other dies young, each must go on from the one before.
             await self._save_watermark(self._table.watermark_ms)
             while not self._stopped:
                 self._wake.clear()
-                await self._send(self._table.due(self._clock.now_ms()))
+                await self._send(await self._due())
                 await self._sleep()
             await self._save_watermark(self._table.watermark_ms)
             await self._save(_RUNS, json.dumps(self._runs).encode())
             log.info("scheduler hands over")
+        except _HandOver:
+            log.warning("scheduler hands over in the middle: the next leader sends what is not out yet")
         finally:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
 
     # --- ticks
+
+    async def _due(self) -> Due:
+        """Reckon what is due now; where that is much work, in a thread."""
+        async with self._reckoning:
+            now_ms = self._clock.now_ms()
+            schedules = [found.schedule for found in self._work.scheduled.values()]
+            most = sum(schedule.catch_up if schedule.missed == "all" else 100 for schedule in schedules)
+            if most > _MANY_RUNS and now_ms - self._table.watermark_ms > _BEHIND_MS:
+                return await asyncio.to_thread(self._table.due, now_ms)
+            return self._table.due(now_ms)
 
     async def _send(self, due: Due) -> None:
         if due.restarted:
@@ -137,7 +158,11 @@ class SchedulerTerm:
         for start in range(0, len(due.ticks), _AT_ONCE):
             batch = due.ticks[start : start + _AT_ONCE]
             await self._publish_all(batch)
-            await self._save_if_due(due.watermark_after(start + len(batch)))
+            out = start + len(batch)
+            if self._stopped and out < len(due.ticks):
+                await self._save_watermark(due.watermark_after(out))
+                raise _HandOver
+            await self._save_if_due(due.watermark_after(out))
         if due.ticks or due.skipped:
             self._unsaved = True
             await self._save_if_due(due.watermark_ms)
@@ -152,7 +177,8 @@ class SchedulerTerm:
     async def _publish(self, tick: Tick) -> None:
         # Sent at its fire time, whenever that is: two messages of one tick are the same life of its task.
         headers: dict[str, HeaderValue] = {SCHEDULE: tick.schedule, FIRE_TIME: tick.at_ms, SENT_AT: tick.at_ms}
-        sends = self._work.scheduled[tick.schedule].at(tick.id(self._work.app), headers)
+        found = self._work.scheduled[tick.schedule]
+        sends = found.at(tick.id(self._work.app), headers)
         while True:
             try:
                 await self._work.send(sends, self._publish_in_term)
@@ -164,6 +190,13 @@ class SchedulerTerm:
                     return
                 log.warning("a tick was not confirmed, sending it again", id=tick.id(self._work.app), cause=str(error))
                 await self._pause()
+                if self._stopped:
+                    raise _HandOver from error
+                deadline_s = found.schedule.deadline_s
+                if deadline_s is not None and self._clock.now_ms() - tick.at_ms > deadline_s * 1000:
+                    self._counts.skipped[tick.schedule, "deadline"] += 1
+                    log.warning("fire times get no run", schedule=tick.schedule, reason="deadline", count=1)
+                    return
             except AsyncQError as error:
                 self._refused(tick, error)
                 return
@@ -263,9 +296,11 @@ class SchedulerTerm:
 
     async def _take(self, note: Note) -> None:
         message = note.message
-        answer = self._do(message.type, name_of(message))
+        async with self._reckoning:
+            answer = self._do(message.type, name_of(message))
         if message.type in {PAUSE, RESUME} and "error" not in answer:
-            await self._save(_DEFINITIONS, self._definitions.to_json())
+            while not await self._save(_DEFINITIONS, self._definitions.to_json()):
+                await self._pause()  # it is not done, nor said to be, before the next leader would know it
         await note.done()
         if message.reply_to is not None:
             try:

@@ -1,6 +1,7 @@
 """A worker's end of the link to its supervisor: a socket that both hold, and that ends with either.
 
     worker ──"ready"──▶ supervisor        it consumes
+    worker ──"health"─▶ supervisor        how it is, once a second
     worker ◀──"drain"── supervisor        stop: the same as the first SIGTERM, and no matter how often
     worker ◀───end───── supervisor gone   drain as well, and end in any case
 
@@ -13,6 +14,7 @@ A thread listens, not the event loop: code that blocks the loop must not outlive
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import threading
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from asyncq.health import Health
 from asyncq.worker.exit_codes import DRAINED, FAULT
 
 __all__ = ["FD_VARIABLE", "NUMBER_VARIABLE", "SupervisorLink"]
@@ -27,6 +30,7 @@ __all__ = ["FD_VARIABLE", "NUMBER_VARIABLE", "SupervisorLink"]
 FD_VARIABLE: Final = "ASYNCQ_SUPERVISOR_FD"
 NUMBER_VARIABLE: Final = "ASYNCQ_WORKER_PROCESS"
 
+_DETAIL_CHARACTERS: Final = 500
 _MARGIN_S: Final = 30.0
 """How much longer than its drain timeout a worker may take to end."""
 
@@ -49,6 +53,7 @@ class SupervisorLink:
         self.on_drain: Callable[[], object] = lambda: os._exit(DRAINED)
         self._connection = connection
         self._longest_end_s = _MARGIN_S
+        self._writing = threading.Lock()
         threading.Thread(target=self._listen, name="asyncq-supervisor-link", daemon=True).start()
 
     @classmethod
@@ -72,8 +77,20 @@ class SupervisorLink:
             drain_timeout_s: How long its drain may take, in seconds; some time later it is killed.
         """
         self._longest_end_s = drain_timeout_s + _MARGIN_S
-        with contextlib.suppress(OSError):  # the supervisor is gone: the listener knows it too
-            self._connection.sendall(f"ready {self._longest_end_s}\n".encode())
+        self._say(f"ready {self._longest_end_s}")
+
+    def health(self, health: Health, patience_s: float) -> None:
+        """Tell the supervisor how this worker is. It waits while the supervisor reads nothing: not on an event loop.
+
+        Args:
+            health: How it is.
+            patience_s: For how long nothing may be heard from it before it counts as dead, in seconds.
+        """
+        self._say(f"health {json.dumps([health.state, health.detail[:_DETAIL_CHARACTERS], patience_s])}")
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError), self._writing:  # the supervisor is gone: the listener knows it too
+            self._connection.sendall(f"{line}\n".encode())
 
     def _listen(self) -> None:
         while self._receive():

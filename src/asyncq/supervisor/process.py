@@ -7,12 +7,15 @@ stop at once takes along what the worker's tasks have started.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from asyncq.health import Health, HealthState
 from asyncq.supervisor.link import FD_VARIABLE, NUMBER_VARIABLE
 from asyncq.supervisor.restarts import Ended
 
@@ -20,6 +23,24 @@ __all__ = ["WorkerProcess"]
 
 _UNREADY_END_S = 30.0
 _OWN_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGPIPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a process has last told of its health.
+
+    Attributes:
+        state: How it was.
+        detail: A cause, or nothing.
+        patience_s: For how long nothing need be heard from it, in seconds; until it has told, for ever: its app may
+            take long to import, and a process that hangs there is not ready anyway.
+        at: When it was heard, by the monotonic clock.
+    """
+
+    state: HealthState
+    detail: str = ""
+    patience_s: float = float("inf")
+    at: float = 0.0
 
 
 class WorkerProcess:
@@ -44,6 +65,8 @@ class WorkerProcess:
         self.silent = False
         self.longest_end_s = _UNREADY_END_S
         self.kill_at: float | None = None
+        self._said = b""
+        self._told = Told("starting")
         self.began = time.monotonic()
         self.connection, worker_end = socket.socketpair()
         self.connection.settimeout(0)
@@ -74,19 +97,37 @@ class WorkerProcess:
         """How long it has lived, in seconds."""
         return time.monotonic() - self.began
 
+    @property
+    def health(self) -> Health:
+        """How it is, as far as is known here; read by another thread."""
+        told = self._told
+        unheard_s = time.monotonic() - told.at
+        if unheard_s > told.patience_s:
+            return Health("silent", f"nothing was heard from it for {unheard_s:.0f} s", self.number, self.pid)
+        if told.state == "ready" and self.draining:
+            return Health("stopping", "", self.number, self.pid)
+        return Health(told.state, told.detail, self.number, self.pid)
+
     def hear(self) -> bool:
         """Read what it has said; return whether it has just become ready."""
         try:
-            said = self.connection.recv(256).decode()
+            said = self.connection.recv(4096)
         except (BlockingIOError, ConnectionError):
             return False
         self.silent = not said
-        for line in said.splitlines():
-            word, _, value = line.partition(" ")
-            if word == "ready":
-                self.ready = True
-                self.longest_end_s = float(value)
-                return True
+        *lines, self._said = (self._said + said).split(b"\n")
+        became_ready = [self._take(line.decode()) for line in lines]
+        return True in became_ready
+
+    def _take(self, line: str) -> bool:
+        word, _, value = line.partition(" ")
+        if word == "ready":
+            self.ready = True
+            self.longest_end_s = float(value)
+            return True
+        if word == "health":
+            state, detail, patience_s = json.loads(value)
+            self._told = Told(state, detail, patience_s, time.monotonic())
         return False
 
     def drain(self) -> None:

@@ -3,6 +3,7 @@
     ended by itself (RESTART), or by a signal sent to it alone ─▶ again, at once
     died after it was ready                                    ─▶ again, after a pause that grows with each quick death
     died before it was ready                                   ─▶ likewise, MAX_STARTS times in a row; then give up
+    found no broker, and one of them was ready before          ─▶ likewise, and for ever: the others wait for it as well
     refused by the broker, or the app is wrong at the start    ─▶ give up at once
 
 A process that was ready is started again for ever: a message that kills its worker kills one more with each
@@ -17,7 +18,17 @@ import signal
 from dataclasses import dataclass
 from typing import Final
 
-from asyncq.worker.exit_codes import DRAINED, FAULT, HANDED_BACK, REFUSED, RESTART, WRONG_INPUT, after_signal, meaning
+from asyncq.worker.exit_codes import (
+    BROKER,
+    DRAINED,
+    FAULT,
+    HANDED_BACK,
+    REFUSED,
+    RESTART,
+    WRONG_INPUT,
+    after_signal,
+    meaning,
+)
 
 __all__ = ["MAX_STARTS", "Again", "Ended", "GiveUp", "Restarts", "exit_code_of_all"]
 
@@ -125,7 +136,7 @@ class Restarts:
             self._quick[place] = 0
             return Again(0.0)
         self._quick[place] = self._quick[place] + 1 if ended.lived_s < _QUICK_S else 0
-        if not ended.was_ready:
+        if not ended.was_ready and not (ended.status == BROKER and self._was_ready):
             self._failed_starts += 1
             if self._failed_starts >= MAX_STARTS:
                 return GiveUp(

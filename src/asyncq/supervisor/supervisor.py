@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from asyncq.health import Health
 from asyncq.loggers import get_logger
 from asyncq.supervisor.process import WorkerProcess
 from asyncq.supervisor.restarts import Ended, GiveUp, Restarts, exit_code_of_all
@@ -60,11 +61,15 @@ class Supervisor:
         command: How each is started.
         processes: How many.
         changes: Restarts all of them when source files change; None where nothing does.
+
+    Attributes:
+        on_end: Called with the number of a process that has ended, before another one takes its place.
     """
 
     def __init__(self, command: Sequence[str], processes: int, changes: Changes | None = None) -> None:
         self._command = list(command)
         self._changes = changes
+        self.on_end: Callable[[int], object] = lambda _: None
         self._restarts = Restarts(processes)
         self._running: dict[int, WorkerProcess] = {}  # by place
         self._starts: dict[int, float] = {0: time.monotonic()}  # when a place is to be filled, by the monotonic clock
@@ -75,6 +80,24 @@ class Supervisor:
         self._gave_up: GiveUp | None = None
         self._stopped_by = 0
         self._last_ends: list[Ended] = []
+
+    def health(self) -> tuple[Health, ...]:
+        """Return how each process is. Safe in any thread."""
+        running = dict(self._running)
+        return tuple(
+            running[place].health if place in running else self._health_of_empty(place) for place in self._places
+        )
+
+    def _health_of_empty(self, place: int) -> Health:
+        if self._gave_up is not None:
+            return Health("refused", self._gave_up.why, place + 1)
+        if self._stopping:
+            return Health("stopping", "", place + 1)
+        return (
+            Health("ended", "it is started again", place + 1)
+            if self._counts[place] >= 0
+            else Health("starting", "", place + 1)
+        )
 
     def run(self) -> int:
         """Run until it is asked to stop, or nothing more can be done.
@@ -99,10 +122,10 @@ class Supervisor:
                 return after_signal(self._stopped_by)
             if self._changes is not None:
                 self._restart_for_changes(self._changes.take())
+            self._kill_the_late()
             if self._stopping:
                 if not self._running:
                     return self._conclude()
-                self._kill_the_late()
             else:
                 self._start_what_is_due()
             for key, _ in self._selector.select(self._pause_s()):
@@ -172,6 +195,7 @@ class Supervisor:
             self._selector.unregister(process.connection)
         was_ready = process.ready
         ended = process.ended(status)
+        self.on_end(process.number)
         if ended.was_ready and not was_ready:
             self._became_ready()
         keys = {"process": process.number, "pid": process.pid, "how": ended.how, "lived_s": round(ended.lived_s, 1)}

@@ -58,6 +58,7 @@ class Harness:
     Args:
         app: The user's own app.
         clock: Its time.
+        resources: What `ctx.resources` is, in place of what the app's lifespan yields; None for that.
 
     Attributes:
         app: The app.
@@ -67,8 +68,9 @@ class Harness:
         faults: Failure injection.
     """
 
-    def __init__(self, app: AsyncQ, clock: ManualClock | None = None) -> None:
+    def __init__(self, app: AsyncQ, clock: ManualClock | None = None, *, resources: Any = None) -> None:
         self.app = app
+        self._resources = resources
         self.clock = clock or ManualClock()
         self.node = MemoryNode(self.clock, app.name)
         self.node.announced = True  # a test knows that it is one
@@ -126,6 +128,7 @@ class Harness:
         using = self.app.using(
             lambda settings: MemoryBroker(settings, self.node),
             self.clock,
+            resources=self._resources,
             drain_timeout_s=_DRAIN_TIMEOUT_S,
             call_timeout_s=_CALL_TIMEOUT_S,
             results=self._results,
@@ -300,7 +303,11 @@ class Harness:
 
 @asynccontextmanager
 async def running(
-    app: AsyncQ, *, clock: ManualClock | None = None, queues: Mapping[str, int] | None = None
+    app: AsyncQ,
+    *,
+    clock: ManualClock | None = None,
+    queues: Mapping[str, int] | None = None,
+    resources: Any = None,
 ) -> AsyncIterator[Harness]:
     """Open the app on a broker in memory, with a worker for its tasks in this loop.
 
@@ -308,12 +315,14 @@ async def running(
         app: The user's own app; it must not be open.
         clock: Its time; by default a `ManualClock`, which stands still until the test moves it.
         queues: Slots for each queue; by default all queues of the app's tasks.
+        resources: What `ctx.resources` is, in place of what the app's lifespan yields; None for that.
 
     Raises:
         AlreadyOpen: The app is open.
         ConfigurationError: An included module cannot be imported.
         BrokerError: The worker cannot consume, or could not go on.
+        LifespanFailed: The app's lifespan raised something.
     """
-    harness = Harness(app, clock)
+    harness = Harness(app, clock, resources=resources)
     async with harness.working(queues):
         yield harness

@@ -99,13 +99,19 @@ def asyncq_clock() -> ManualClock:
 
 
 @pytest.fixture
+def asyncq_resources() -> Any:
+    """None: `ctx.resources` is what the app's lifespan yields. Override this fixture to give something else."""
+    return None
+
+
+@pytest.fixture
 def asyncq_harness(
-    request: pytest.FixtureRequest, asyncq_target: AsyncQ, asyncq_clock: ManualClock
+    request: pytest.FixtureRequest, asyncq_target: AsyncQ, asyncq_clock: ManualClock, asyncq_resources: Any
 ) -> Iterator[Harness]:
     """Everything about the app under test: `app`, `clock`, `node`, `sent`, `faults`, `run_until_idle`."""
     from asyncq.testing.harness import Harness  # noqa: PLC0415
 
-    harness = Harness(asyncq_target, asyncq_clock)
+    harness = Harness(asyncq_target, asyncq_clock, resources=asyncq_resources)
     # Faults may be ordered before the test runs, and the test may never run: another fixture can skip it.
     with harness.faults.injected(), _run_within(request.node, harness):
         yield harness

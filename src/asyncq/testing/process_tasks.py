@@ -111,9 +111,14 @@ def fail(kind: str) -> None:
 
 def crash(how: str) -> None:
     """End the process."""
+    if how in {"forked", "daemon"} and os.fork() == 0:  # it holds what this process had open, its connections too
+        if how == "daemon":
+            os.setsid()
+        time.sleep(60)
+        os._exit(0)
     if how == "exit":
         os._exit(7)
-    if how == "kill":
+    if how != "segfault":
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     ctypes.string_at(0)

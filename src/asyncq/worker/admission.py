@@ -26,7 +26,7 @@ from asyncq.worker.process_pool.pool import ProcessPool
 from asyncq.worker.revocations import is_of_any
 from asyncq.worker.runners import ThreadPool, start_on_loop
 
-__all__ = ["Admission", "Start"]
+__all__ = ["Admission", "Room", "Start"]
 
 Start = Callable[[Attempt, Sequence[Any], Mapping[str, Any], contextvars.Context], None]
 """Begins an attempt, with its arguments and the context variables that its code sees."""
@@ -35,11 +35,19 @@ _COME_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
-    """Where an attempt can begin, or is given back."""
+class Room:
+    """Room for one attempt: one of the two is called.
+
+    Attributes:
+        start: Begins it.
+        give_back: Lets somebody else have the room.
+    """
 
     start: Start
     give_back: Callable[[], None]
+
+
+_ON_LOOP = Room(start_on_loop, lambda: None)
 
 
 class Admission:
@@ -60,7 +68,7 @@ class Admission:
         self._concurrency = concurrency
         self._cancelled = cancelled
 
-    async def admit(self, delivery: Delivery, task: AnyTask) -> Start | Outcome:
+    async def admit(self, delivery: Delivery, task: AnyTask) -> Room | Outcome:
         """Wait until the task may begin.
 
         Args:
@@ -68,11 +76,11 @@ class Admission:
             task: What is to run.
 
         Returns:
-            What begins it, to be called at once; or what becomes of the delivery.
+            The room for it, to be used at once; or what becomes of the delivery.
         """
         limit = task.run.max_concurrency
         if limit is None and task.runs_in == "loop":
-            return start_on_loop
+            return _ON_LOOP
         queue = None if limit is None else self._concurrency.of(task.name, limit)
         if queue is not None:
             if queue.is_full:
@@ -80,18 +88,18 @@ class Admission:
             taken = await queue.places.take()
             if taken != "taken":
                 return _not_admitted(taken, queue)
-        room: _Room | Outcome | None = None
+        room: Room | Outcome | None = None
         try:
             room = self._gone(delivery) or await self._room(task)
-            if isinstance(room, _Room) and (gone := self._gone(delivery)) is not None:
+            if isinstance(room, Room) and (gone := self._gone(delivery)) is not None:
                 room.give_back()
                 room = gone
         finally:
-            if queue is not None and not isinstance(room, _Room):
+            if queue is not None and not isinstance(room, Room):
                 queue.places.free()
-        if not isinstance(room, _Room):
+        if not isinstance(room, Room):
             return room
-        return room.start if queue is None else _counted(room.start, queue)
+        return room if queue is None else _counted(room, queue)
 
     def refuse(self) -> None:
         """Let nobody wait any more: the worker stops."""
@@ -107,18 +115,18 @@ class Admission:
             return Cancelled(attempt_of(delivery.message) - 1)
         return None
 
-    async def _room(self, task: AnyTask) -> _Room | Outcome:
+    async def _room(self, task: AnyTask) -> Room | Outcome:
         if task.runs_in == "loop":
-            return _Room(start_on_loop, lambda: None)
+            return _ON_LOOP
         if task.runs_in == "thread":
             taken = await self._threads.place()
             return (
-                _Room(self._threads.start, self._threads.give_back) if taken == "taken" else _not_admitted(taken, None)
+                Room(self._threads.start, self._threads.give_back) if taken == "taken" else _not_admitted(taken, None)
             )
         seat = await self._processes.seat()
         if isinstance(seat, str):
             return _not_admitted(seat, None)
-        return _Room(seat.start, seat.give_back)
+        return Room(seat.start, seat.give_back)
 
 
 def _not_admitted(taken: Taken, queue: Queue | None) -> Outcome:
@@ -127,10 +135,14 @@ def _not_admitted(taken: Taken, queue: Queue | None) -> Outcome:
     return Postponed(_COME_AGAIN_S * (1 + random.random()) if queue is None else queue.delay_s())  # noqa: S311 - no secret
 
 
-def _counted(start: Start, queue: Queue) -> Start:
+def _counted(room: Room, queue: Queue) -> Room:
     def begin(attempt: Attempt, args: Sequence[Any], kwargs: Mapping[str, Any], variables: contextvars.Context) -> None:
         queue.began(attempt)
         attempt.on_code_end = lambda: queue.ended(attempt)
-        start(attempt, args, kwargs, variables)
+        room.start(attempt, args, kwargs, variables)
 
-    return begin
+    def give_back() -> None:
+        queue.places.free()
+        room.give_back()
+
+    return Room(begin, give_back)

@@ -15,19 +15,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncq.broker import Delivery
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.message import first_at_ms_of
+from asyncq.outcome import Outcome
 from asyncq.task import Task
 from asyncq.worker.recording import AttemptRecord
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import AttemptSpan
 
 __all__ = [
     "GRACE_S",
     "AnyTask",
     "Attempt",
+    "Decided",
     "Ending",
     "Interruption",
     "LeaseGone",
@@ -81,6 +86,13 @@ class Raised:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """The code ended, and the middleware around it has said how."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
 class Overdue:
     """The code was told to stop and goes on after its grace."""
 
@@ -90,7 +102,7 @@ class LeaseGone:
     """The broker took the delivery back; the code goes on."""
 
 
-Ending = Returned | Raised | Overdue | LeaseGone
+Ending = Returned | Raised | Decided | Overdue | LeaseGone
 
 
 class Attempt:
@@ -105,7 +117,8 @@ class Attempt:
 
     Attributes:
         began_ms: When it began, in milliseconds since the epoch.
-        code: The asyncio task that runs the code; None for a thread.
+        code: The asyncio task that runs the code, or the middleware around it; None for a thread.
+        inner_end: Where the end of the code goes while a middleware waits for it; None where it is the attempt's end.
         interrupted: Why it was told to stop, if it was: the first reason.
         given_up_for: Why its grace has begun, if it has: the reason that it is given up for where it goes on.
         finished: Whether the code has come to an end.
@@ -116,6 +129,7 @@ class Attempt:
         on_interrupt: Stops code that is no asyncio task.
         on_soft_limit: Raises `SoftTimeLimit` in the code, where that can be done.
         record: What is noted of it in the result store; None for nothing.
+        span: What traces tell of it; None for nothing.
     """
 
     __slots__ = (
@@ -134,6 +148,7 @@ class Attempt:
         "delivery",
         "finished",
         "given_up_for",
+        "inner_end",
         "interrupted",
         "limits",
         "number",
@@ -144,6 +159,7 @@ class Attempt:
         "on_soft_limit",
         "orphaned",
         "record",
+        "span",
         "task",
     )
 
@@ -154,6 +170,7 @@ class Attempt:
         self.context = context
         self.limits = limits
         self.code: asyncio.Task[None] | None = None
+        self.inner_end: asyncio.Future[Returned | Raised] | None = None
         self.interrupted: Interruption | None = None
         self.given_up_for: Interruption | None = None
         self.finished = False
@@ -164,6 +181,7 @@ class Attempt:
         self.on_interrupt: Callable[[], None] | None = None
         self.on_soft_limit: Callable[[], None] | None = None
         self.record: AttemptRecord | None = None
+        self.span: AttemptSpan | None = None
         self._ending: Ending | None = None
         self._waiter: asyncio.Future[Ending] | None = None
         self._return_waiter: asyncio.Future[None] | None = None
@@ -180,6 +198,11 @@ class Attempt:
     def in_thread(self) -> bool:
         """Whether the code runs in a thread, which nobody can stop."""
         return self.task.runs_in == "thread"
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it has an end already, although its code goes on."""
+        return self._ending is not None and not self.finished
 
     @property
     def seconds(self) -> float:
@@ -216,9 +239,15 @@ class Attempt:
         if self._return_waiter is not None and not self._return_waiter.done():
             self._return_waiter.set_result(None)
 
-    def code_ended(self, ending: Returned | Raised) -> None:
+    def code_ended(self, ending: Returned | Raised | Decided) -> None:
         """Take the end of the code. The runner calls this once, on the loop."""
         if self.finished:
+            return
+        if self.inner_end is not None and not isinstance(ending, Decided):
+            inner_end, self.inner_end = self.inner_end, None
+            self.on_interrupt = self.on_soft_limit = None  # they were for the code, and middleware goes on
+            if not inner_end.done():
+                inner_end.set_result(ending)
             return
         self.finished = True
         self._timer.cancel()

@@ -17,6 +17,7 @@ from asyncq.broker import Broker, Delivery
 from asyncq.clock import Clock
 from asyncq.loggers import get_logger
 from asyncq.message import Message
+from asyncq.outcome import LostLease
 from asyncq.worker.attempt import Attempt
 from asyncq.worker.revocations import is_of_any
 
@@ -135,6 +136,8 @@ class Attempts:
     def _ended_late(self, attempt: Attempt) -> None:
         self._overdue.discard(attempt)
         self.remove(attempt)
+        if attempt.span is not None and attempt.orphaned:  # else its slot has said how it ended
+            attempt.span.end(LostLease())
         event = (
             "the task ended without a lease, so its outcome is dropped and it runs again"
             if attempt.orphaned

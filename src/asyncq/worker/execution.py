@@ -1,6 +1,6 @@
 """Run one delivery to its outcome.
 
-    read (intake.py) ──▶ start (runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
+    read (intake.py) ──▶ start (around.py, runners.py) ──▶ wait for the end (attempt.py) ──▶ decide (verdict.py)
 
 Invariant: `execute` raises for nothing that a message or a task does, and it never acks: a delivery is settled by
 its slot, once, and only after its outcome is durable.
@@ -9,24 +9,33 @@ its slot, once, and only after its outcome is durable.
 from __future__ import annotations
 
 import contextvars
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from asyncq.broker import Delivery
 from asyncq.context import ContextServices, TaskContext, running
 from asyncq.errors import MalformedMessage
 from asyncq.loggers import get_logger
 from asyncq.message import Message, attempt_of
+from asyncq.middleware import Middleware
 from asyncq.outcome import Cancelled, Failed, Failure, LostLease, Outcome, Repeated
 from asyncq.retry import RetryDefaults
-from asyncq.worker.admission import Admission, Start
-from asyncq.worker.attempt import Attempt, LeaseGone, Limits, Overdue
+from asyncq.worker.admission import Admission, Room
+from asyncq.worker.around import Around, Overrides
+from asyncq.worker.attempt import AnyTask, Attempt, LeaseGone, Limits, Overdue
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.intake import Call, Intake, Refusal
 from asyncq.worker.limits import LimitRules
 from asyncq.worker.recording import AttemptRecord, Recording
 from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
+from asyncq.worker.traces import Traces
 from asyncq.worker.verdict import decide
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import AttemptSpan
 
 __all__ = ["Executed", "Execution", "RunRules"]
 
@@ -42,12 +51,18 @@ class RunRules:
         retry: The policies of tasks that have said nothing about theirs.
         revocations: The tasks that shall not run.
         repeats: The ticks that have run.
+        middleware: The app's, from the outside to the inside.
+        overrides: What stands in for which dependency.
+        traces: Makes their spans.
     """
 
     limits: Limits
     retry: RetryDefaults
     revocations: Revocations = field(default_factory=Revocations)
     repeats: Repeats = field(default_factory=Repeats)
+    middleware: tuple[Middleware, ...] = ()
+    overrides: Overrides = field(default_factory=dict)
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,8 @@ class Executed:
         outcome: How it ended.
         holding: The attempt whose thread goes on, and with it occupies the slot; None where the slot is free.
         record: What is noted of the attempt in the result store; None for nothing, or where nothing ran.
+        ran_s: How long the attempt's code ran, in seconds; None where nothing ran, or it goes on.
+        span: What traces tell of it; None for nothing.
     """
 
     delivery: Delivery
@@ -67,6 +84,8 @@ class Executed:
     outcome: Outcome
     holding: Attempt | None = None
     record: AttemptRecord | None = None
+    ran_s: float | None = None
+    span: AttemptSpan | None = None
 
     @property
     def hold(self) -> bool:
@@ -100,9 +119,19 @@ class Execution:
         self._admission = admission
         self._rules = rules
         self._limits = LimitRules(rules.limits)
+        self._around = Around(rules.middleware, rules.retry, rules.overrides)
         self._services = services
         self._recording = recording
+        self._tells_start = log.is_enabled_for(logging.DEBUG)  # asked once: this is the fast path
         self._clean = contextvars.copy_context()  # each attempt starts from this, not from what another one has set
+
+    def prepare(self, tasks: Iterable[AnyTask]) -> None:
+        """Look at what tasks depend on, before any of them runs.
+
+        Raises:
+            TaskDefinitionError: It cannot be had.
+        """
+        self._around.prepare(tasks)
 
     async def execute(self, delivery: Delivery) -> Executed:
         """Run one delivery, or wait for the attempt that already runs for it.
@@ -119,20 +148,21 @@ class Execution:
         try:
             attempt = self._attempts.adopt(delivery)
             if attempt is None:
-                if not self._rules.revocations.is_current:
-                    await self._rules.revocations.wait_until_current()
-                if self._rules.revocations.has(delivery.message):
-                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 if await self._rules.repeats.has(delivery):
                     return Executed(delivery, number, Repeated())
+                if not self._rules.revocations.is_current:
+                    await self._rules.revocations.wait_until_current()
+                # Last, and `admit` looks again where it waits: who is cancelled in the middle of a wait is not run.
+                if self._rules.revocations.has(delivery.message):
+                    return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 call = self._intake.read(delivery)
                 number = call.attempt
                 if isinstance(call, Refusal):
                     return Executed(delivery, number, call.outcome)
-                start = await self._admission.admit(delivery, call.task)
-                if not callable(start):
-                    return Executed(delivery, number, start)
-                attempt = self._start(delivery, call, start)
+                room = await self._admission.admit(delivery, call.task)
+                if not isinstance(room, Room):
+                    return Executed(delivery, number, room)
+                attempt = self._start(delivery, call, room)
             return await self._follow(attempt)
         except Exception as error:
             log.exception("asyncq itself failed while it ran a task", task=delivery.message.type, queue=delivery.queue)
@@ -142,7 +172,7 @@ class Execution:
         """Hear how a delivery was settled. Raises nothing."""
         self._rules.repeats.ended(executed.delivery.message, outcome)
 
-    def _start(self, delivery: Delivery, call: Call, start: Start) -> Attempt:
+    def _start(self, delivery: Delivery, call: Call, room: Room) -> Attempt:
         task = call.task
         limits = self._limits.of(task, delivery.message)
         deadline_ms = limits.clock.now_ms() + int(limits.limit_s * 1000)
@@ -155,7 +185,12 @@ class Execution:
         args = (context, *call.args) if task.pass_context else call.args
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
-        start(attempt, args, call.kwargs, variables)
+        self._rules.traces.begin(attempt, variables)
+        if self._tells_start:
+            message = delivery.message
+            keys = {"task": task.name, "task_id": message.task_id, "attempt": call.attempt, "queue": delivery.queue}
+            log.debug("task started", **keys, limit_s=round(limits.limit_s, 3))
+        self._around.start(room, attempt, args, call.kwargs, variables)
         return attempt
 
     async def _follow(self, attempt: Attempt) -> Executed:
@@ -163,13 +198,15 @@ class Execution:
         ending = await attempt.ending()
         if isinstance(ending, LeaseGone):  # the attempt goes on, in the table and without this slot
             return Executed(delivery, attempt.number, LostLease())
+        if attempt.span is not None:
+            attempt.span.stop()
         self._attempts.remove(attempt)
         overdue = isinstance(ending, Overdue)
         if overdue:
             self._warn_overdue(attempt)
         outcome = decide(attempt, ending, self._rules.retry)
         holding = attempt if overdue and attempt.in_thread and attempt.given_up_for == "limit" else None
-        return Executed(delivery, attempt.number, outcome, holding, attempt.record)
+        return Executed(delivery, attempt.number, outcome, holding, attempt.record, attempt.seconds, attempt.span)
 
     def _warn_overdue(self, attempt: Attempt) -> None:
         log.warning(

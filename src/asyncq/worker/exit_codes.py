@@ -12,6 +12,7 @@ __all__ = [
     "DRAINED",
     "FAULT",
     "HANDED_BACK",
+    "LIFESPAN",
     "REFUSED",
     "RESTART",
     "WRONG_INPUT",
@@ -29,6 +30,8 @@ REFUSED: Final = 4
 """The broker will not have it (credentials, virtual host, permission, a queue with other arguments)."""
 HANDED_BACK: Final = 5
 """It was asked to stop, and what had not finished within the drain timeout was handed back to its queue."""
+LIFESPAN: Final = 6
+"""The app's lifespan failed, at the start or at the end: starting it again may help."""
 FAULT: Final = 70
 """Something that nothing here foresaw; a traceback says where (EX_SOFTWARE)."""
 RESTART: Final = 75
@@ -40,6 +43,7 @@ _MEANINGS: Final = {
     BROKER: "broker not reachable",
     REFUSED: "refused by the broker",
     HANDED_BACK: "drained, and tasks that took too long were handed back",
+    LIFESPAN: "the app's lifespan failed",
     FAULT: "fault",
     RESTART: "asked to be started again",
 }

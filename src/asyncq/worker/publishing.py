@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from asyncq.broker import (
     Broker,
@@ -40,6 +40,10 @@ from asyncq.life import RUNS, runs_of
 from asyncq.loggers import get_logger
 from asyncq.message import UNKNOWN_SINCE, Message, copy_of, cut_text, new_id
 from asyncq.outcome import Failure
+from asyncq.tracing.switch import sending
+
+if TYPE_CHECKING:
+    from asyncq.tracing.spans import Tracing
 
 __all__ = ["Publishing"]
 
@@ -67,13 +71,17 @@ class Publishing:
     Args:
         broker: Where to.
         clock: For timestamps.
+        tracing: Makes the spans of the tasks that are sent; None for none.
         timeout_s: How long one publish waits for its confirm.
         delivery_limit: Of the task queues, should one have to be declared again.
     """
 
-    def __init__(self, broker: Broker, clock: Clock, *, timeout_s: float, delivery_limit: int) -> None:
+    def __init__(
+        self, broker: Broker, clock: Clock, tracing: Tracing | None = None, *, timeout_s: float, delivery_limit: int
+    ) -> None:
         self._broker = broker
         self._clock = clock
+        self._tracing = tracing
         self._timeout_s = timeout_s
         self._delivery_limit = delivery_limit
 
@@ -98,11 +106,12 @@ class Publishing:
             PublishError: Again and again the broker says no: the queue is full, or there is none and it cannot be had.
             LeaseLost: See above.
         """
+        with sending(self._tracing, [Publication(message, to, delay)], renew=True) as (sent,):
 
-        async def publish() -> None:
-            await self._broker.publish(message, to, delay=delay, timeout_s=self._timeout_s)
+            async def publish() -> None:
+                await self._broker.publish(sent.message, to, delay=delay, timeout_s=self._timeout_s)
 
-        await self._persist(delivery, publish, queues=[to.queue], is_no=_is_no)
+            await self._persist(delivery, publish, queues=[to.queue], is_no=_is_no)
 
     async def many(self, delivery: Delivery, items: Sequence[Publication]) -> None:
         """Send tasks that follow from the delivery's, with their confirms pipelined. Missing queues are declared.
@@ -114,22 +123,23 @@ class Publishing:
             PublishError: Again and again the broker says no.
             LeaseLost: See above.
         """
-        left = list(items)
+        with sending(self._tracing, items, renew=True) as sent:
+            left = list(sent)
 
-        async def publish() -> None:
-            nonlocal left
-            if len(left) == 1:
-                item = left[0]
-                await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
-                return
-            errors = await self._broker.publish_many(left, timeout_s=self._timeout_s)
-            unsent = [(item, error) for item, error in zip(left, errors, strict=True) if error is not None]
-            left = [_again(item) if isinstance(error, PublishUncertain) else item for item, error in unsent]
-            if unsent:
-                raise min((error for _, error in unsent), key=_urgency)
+            async def publish() -> None:
+                nonlocal left
+                if len(left) == 1:
+                    item = left[0]
+                    await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
+                    return
+                errors = await self._broker.publish_many(left, timeout_s=self._timeout_s)
+                unsent = [(item, error) for item, error in zip(left, errors, strict=True) if error is not None]
+                left = [_again(item) if isinstance(error, PublishUncertain) else item for item, error in unsent]
+                if unsent:
+                    raise min((error for _, error in unsent), key=_urgency)
 
-        queues = sorted({item.to.queue for item in items})
-        await self._persist(delivery, publish, queues=queues, is_no=_is_no)
+            queues = sorted({item.to.queue for item in items})
+            await self._persist(delivery, publish, queues=queues, is_no=_is_no)
 
     async def persist(self, delivery: Delivery, operation: Callable[[], Awaitable[T]]) -> T:
         """Do something on the broker, again and again until it is done.

@@ -37,7 +37,6 @@ __all__ = ["Report"]
 log = get_logger("asyncq.worker")
 
 _MESSAGE_BYTES = 500
-_QUOTING = {"pydantic_core._pydantic_core.ValidationError", "asyncq.errors.ResultNotSerialisable"}
 
 
 class Report:
@@ -109,6 +108,6 @@ def _details(outcome: Outcome) -> dict[str, object]:
 
 
 def _error(failure: Failure) -> dict[str, object]:
-    if failure.type in _QUOTING:
+    if failure.quotes_arguments:
         return {"error": failure.type}
     return {"error": failure.type, "message": cut_text(failure.message, _MESSAGE_BYTES)}

@@ -20,7 +20,7 @@ from asyncq.worker.places import Places, Taken
 from asyncq.worker.soft_limit import SoftLimited
 from asyncq.worker.thread_turns import take_turns
 
-__all__ = ["ThreadPool", "refuse_coroutine", "start_on_loop"]
+__all__ = ["ThreadPool", "refuse_coroutine", "run_coroutine", "start_on_loop"]
 
 _Job = tuple[Attempt, Callable[[], None]]
 
@@ -41,13 +41,20 @@ def start_on_loop(
 
 
 async def _coroutine(attempt: Attempt, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    attempt.code_ended(await run_coroutine(attempt, args, kwargs))
+
+
+async def run_coroutine(attempt: Attempt, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Returned | Raised:
+    """Run the attempt's coroutine function in this asyncio task, which is its `code`.
+
+    Returns:
+        How it ended.
+    """
     try:
         code = attempt.task.function(*args, **kwargs)
-        value = await (code if attempt.limits.soft_limit_s is None else SoftLimited(code, attempt))
+        return Returned(await (code if attempt.limits.soft_limit_s is None else SoftLimited(code, attempt)))
     except BaseException as error:  # noqa: BLE001 - the invariant of this module
-        attempt.code_ended(Raised(error))
-    else:
-        attempt.code_ended(Returned(value))
+        return Raised(error)
 
 
 def refuse_coroutine(value: object, task: str) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
+from typing import Any
 
 from asyncq.broker import Broker, ReplyTo
 from asyncq.clock import Clock
-from asyncq.context import ContextServices, TaskContext
+from asyncq.context import ContextServices, TaskContext, no_lifespan
 from asyncq.errors import Unroutable
 from asyncq.message import Message, ReplyType, new_id
 from asyncq.results import Progress
@@ -21,7 +23,13 @@ __all__ = ["make_services"]
 
 
 def make_services(
-    broker: Broker, sender: Sender, bridge: LoopBridge, clock: Clock, *, timeout_s: float
+    broker: Broker,
+    sender: Sender,
+    bridge: LoopBridge,
+    clock: Clock,
+    *,
+    timeout_s: float,
+    resources: Callable[[], Any] = no_lifespan,
 ) -> ContextServices:
     """Return the services of one worker.
 
@@ -31,6 +39,7 @@ def make_services(
         bridge: The way from a thread into the worker's loop.
         clock: For timestamps.
         timeout_s: How long a progress update waits for its confirm.
+        resources: Returns what the app's lifespan has yielded.
     """
 
     async def publish_progress(message: Message, progress: Progress) -> None:
@@ -50,7 +59,7 @@ def make_services(
     def sync_of(context: TaskContext) -> TaskSync:
         return TaskSync(bridge, sender, context.progress)
 
-    return ContextServices(publish_progress, sync_of)
+    return ContextServices(publish_progress, sync_of, resources)
 
 
 def _progress_body(progress: Progress) -> bytes:

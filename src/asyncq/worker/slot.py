@@ -7,11 +7,13 @@ delivery anything, and a delivery is settled once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 from asyncq.broker import Delivery, Subscription
 from asyncq.clock import Clock
 from asyncq.errors import LeaseLost
+from asyncq.life import waited_s_of
 from asyncq.loggers import get_logger
 from asyncq.outcome import Failed, Failure, LostLease, Outcome
 from asyncq.worker.attempt import Attempt
@@ -19,7 +21,9 @@ from asyncq.worker.attempts import Attempts
 from asyncq.worker.execution import Executed, Execution
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.report import Report
+from asyncq.worker.settled import Observer, Settled
 from asyncq.worker.settlement import Settlement
+from asyncq.worker.traces import Traces, current
 
 __all__ = ["Slot"]
 
@@ -36,14 +40,26 @@ class Slot:
         settlement: Settles them.
         attempts: Counts how they ended.
         clock: For durations.
+        observers: Hear of each delivery that was settled.
+        traces: Makes the spans of what never began.
     """
 
-    def __init__(self, execution: Execution, settlement: Settlement, attempts: Attempts, clock: Clock) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        settlement: Settlement,
+        attempts: Attempts,
+        clock: Clock,
+        observers: Sequence[Observer] = (),
+        traces: Traces | None = None,
+    ) -> None:
         self._execution = execution
         self._settlement = settlement
         self._outcomes = attempts.outcomes
         self._clock = clock
+        self._traces = traces or Traces()
         self._report = Report()
+        self._observers = observers
 
     async def loop(self, subscription: Subscription, breaker: QueueBreaker | None = None) -> None:
         """Work until the subscription ends.
@@ -65,7 +81,10 @@ class Slot:
         executed, parked = Executed(delivery, 1, LostLease()), False
         try:
             executed = await self._execution.execute(delivery)
-            outcome = await self._settlement.settle(executed)
+            if executed.span is None and (span := self._traces.of_end(delivery, executed.number, executed.outcome)):
+                executed = replace(executed, span=span)
+            with current(executed.span):
+                outcome = await self._settlement.settle(executed)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - parked below, with its traceback
             _raise_if_cancelled(error)
             parked = True
@@ -74,13 +93,26 @@ class Slot:
             self._outcomes[type(outcome).__name__] += 1
             if not parked:
                 self._execution.ended(executed, outcome)
-            self._report.write(executed, outcome, self._clock.monotonic() - started)
+            seconds = self._clock.monotonic() - started
+            with current(executed.span):
+                self._report.write(executed, outcome, seconds)
+            if executed.span is not None:
+                executed.span.end(outcome)
+            if self._observers:
+                self._tell_observers(executed, outcome, seconds)
         except Exception:
             log.exception("the end of a delivery could not be reported", queue=delivery.queue)
         if breaker is not None:  # what it judges is the attempt, not what became of the message
             await breaker.ended(executed.outcome, started)
         if executed.holding is not None:
             await self._keep_place(executed.holding, executed.delivery)
+
+    def _tell_observers(self, executed: Executed, outcome: Outcome, seconds: float) -> None:
+        message, ran_s = executed.delivery.message, executed.ran_s
+        waited_s = None if ran_s is None else waited_s_of(message, self._clock.now_ms() - round(seconds * 1000))
+        settled = Settled(message.type, executed.delivery.queue, outcome, seconds, ran_s, waited_s)
+        for observe in self._observers:
+            observe(settled)
 
     async def _keep_place(self, attempt: Attempt, delivery: Delivery) -> None:
         """Wait until the thread has returned; until then its slot takes nothing new."""

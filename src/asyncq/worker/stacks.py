@@ -12,15 +12,24 @@ import asyncio.events
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from asyncq.worker import runners
+from asyncq.worker import around, runners
 
 __all__ = ["stack_of_suspended", "stack_of_thread"]
 
 _OURS: Final = frozenset(
-    filename for filename in (runners.__file__, asyncio.events.__file__, asyncio.base_events.__file__) if filename
+    filename
+    for filename in (
+        runners.__file__,
+        around.__file__,
+        str(Path(around.__file__).with_name("injection.py")),  # which is imported where a task has dependencies only
+        asyncio.events.__file__,
+        asyncio.base_events.__file__,
+    )
+    if filename
 )
 """What calls the code of tasks: what is below it in a stack is nobody's business."""
 

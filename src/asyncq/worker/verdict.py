@@ -22,7 +22,7 @@ from asyncq.outcome import (
 )
 from asyncq.retry import RetryDefaults, RetryPolicy, leaves_of, policy_for
 from asyncq.signals import Reject, Retry, Signal, Snooze
-from asyncq.worker.attempt import Attempt, Ending, LeaseGone, Overdue, Raised, Returned
+from asyncq.worker.attempt import Attempt, Decided, Ending, LeaseGone, Overdue, Raised, Returned
 from asyncq.worker.process_pool.returned import FromProcess
 
 __all__ = ["decide"]
@@ -44,13 +44,9 @@ def decide(attempt: Attempt, ending: Ending, defaults: RetryDefaults) -> Outcome
         case Returned(value):
             return _succeeded(attempt, value)
         case Raised(error):
-            signal = _signal_in(error)
-            # A task that is cancelled asks for nothing more: somebody has said that it shall not go on.
-            if signal is not None and attempt.interrupted != "cancel":
-                return _signalled(attempt, signal, error, defaults)
-            if attempt.interrupted is not None:
-                return _interrupted(attempt, error, defaults)
-            return _failed(attempt, error, defaults)
+            return _raised(attempt, error, defaults)
+        case Decided(outcome):
+            return outcome
         case Overdue():
             return _interrupted(attempt, None, defaults)
         case LeaseGone():  # not an end of the code
@@ -67,6 +63,16 @@ def _succeeded(attempt: Attempt, value: object) -> Outcome:
         return Failed(Failure.of(error), "result not serialisable")
     except BaseException as error:  # noqa: BLE001 - a serialiser of the user's may raise anything; nothing awaits here
         return Failed(Failure.of(error), "result not serialisable")
+
+
+def _raised(attempt: Attempt, error: BaseException, defaults: RetryDefaults) -> Outcome:
+    signal = _signal_in(error)
+    # A task that is cancelled asks for nothing more: somebody has said that it shall not go on.
+    if signal is not None and attempt.interrupted != "cancel":
+        return _signalled(attempt, signal, error, defaults)
+    if attempt.interrupted is not None:
+        return _interrupted(attempt, error, defaults)
+    return _failed(attempt, error, defaults)
 
 
 def _signal_in(error: BaseException) -> Signal | None:

@@ -16,22 +16,19 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal
 
 import anyio
 
-from asyncq.breaker import BreakerDefaults, BreakerState
-from asyncq.broker import Broker, QueueSpec
+from asyncq.breaker import BreakerState
+from asyncq.broker import QueueSpec
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.interpreter import FlowRules
 from asyncq.loggers import get_logger
-from asyncq.recording import Recorder
-from asyncq.retry import RetryDefaults
-from asyncq.settings import Settings
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
 from asyncq.worker.admission import Admission
@@ -46,6 +43,8 @@ from asyncq.worker.continuing import Continuing
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
+from asyncq.worker.lifespan import run_in_lifespan
+from asyncq.worker.needs import WorkerApp
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
@@ -54,49 +53,19 @@ from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
+from asyncq.worker.settled import Observer
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.slot import Slot
+from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
 
-__all__ = ["RunningTask", "Worker", "WorkerApp", "WorkerStats"]
+__all__ = ["RunningTask", "Worker", "WorkerPhase", "WorkerStats"]
 
 log = get_logger("asyncq.worker")
 
 _SETTLE_TIMEOUT_S = 10.0
 
-
-class WorkerApp(Protocol):
-    """What a worker needs of an app, which is open."""
-
-    @property
-    def tasks(self) -> Mapping[str, AnyTask]:
-        """What it can run, by name on the wire."""
-        ...
-
-    @property
-    def broker(self) -> Broker:
-        """Where it consumes."""
-        ...
-
-    @property
-    def settings(self) -> Settings:
-        """What it was told."""
-        ...
-
-    @property
-    def retry_defaults(self) -> RetryDefaults:
-        """The policies of tasks that have said nothing about theirs."""
-        ...
-
-    @property
-    def recorder(self) -> Recorder | None:
-        """Its way to its result store, if it has one."""
-        ...
-
-    @property
-    def breakers(self) -> BreakerDefaults:
-        """When the slots of its queues pause."""
-        ...
+WorkerPhase = Literal["starting", "consuming", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +116,9 @@ class Worker:
         clock: Where the time comes from.
         grace_s: How long interrupted code may take for its `finally` blocks, in seconds.
 
+    Attributes:
+        observers: Hear of each delivery that was settled; they must be in it before `run()`.
+
     Raises:
         InvalidOption: No queue, or a queue without slots.
     """
@@ -186,6 +158,7 @@ class Worker:
             lease_s=settings.time_limit_s,
         )
         self._queues = dict(queues)
+        self.observers: list[Observer] = []
         self._consumers: list[QueueConsumer] = []
         self._watchdog = Watchdog(
             self._attempts, self._threads, settings.blocked_loop_after_s, self._processes.running_in
@@ -206,13 +179,20 @@ class Worker:
         None of it can be stopped, and it would hold up the end of the process: leave it by `os._exit`.
         """
         going_on = (*self._attempts, *self._attempts.given_up())
-        on_loop = [item for item in going_on if item.task.runs_in == "loop"]
+        on_loop = [item for item in going_on if item.code is not None]  # middleware of a thread may go on there, too
         return self._threads.busy + len(on_loop)
 
     @property
     def queues(self) -> Mapping[str, int]:
         """Slots for each queue."""
         return dict(self._queues)
+
+    @property
+    def phase(self) -> WorkerPhase:
+        """Where it is in its life."""
+        if self._stop_requested.is_set():
+            return "stopping"
+        return "consuming" if self._consuming.is_set() else "starting"
 
     def running(self) -> list[RunningTask]:
         """Return what runs at the moment."""
@@ -257,10 +237,11 @@ class Worker:
             InvalidQueueName: A queue cannot be called so.
             BrokerRefused: The broker will not have us any more; or this user may not read what is cancelled.
             QueueGone: The stream of what is cancelled is missing, and this app declares nothing.
+            LifespanFailed: The app's lifespan raised something.
         """
         try:
             await self._processes.check(self._process_tasks())
-            return await self._run()
+            return await run_in_lifespan(self._app.open_lifespan(), self._stop_requested, self._run)
         finally:
             await self._processes.close()
 
@@ -269,9 +250,9 @@ class Worker:
         tasks = self._app.tasks.values()
         return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues]
 
-    async def _run(self) -> int:
+    async def _run(self, resources: Callable[[], Any]) -> int:
         await self._broker.ensure(self._specs)
-        slot = self._make_slot()
+        slot = self._make_slot(resources)
         self._consumers = [
             QueueConsumer(self._broker, spec, self._queues[spec.name], slot, self._breakers.get(spec.name))
             for spec in self._specs
@@ -410,7 +391,7 @@ class Worker:
         if codes:
             await asyncio.wait(codes, timeout=self._grace_s)
 
-    def _make_slot(self) -> Slot:
+    def _make_slot(self, resources: Callable[[], Any]) -> Slot:
         settings, broker, clock = self._settings, self._broker, self._clock
         intake = Intake(
             self._app.tasks,
@@ -421,13 +402,17 @@ class Worker:
         )
         timeout_s = settings.publish_timeout_s
         bridge = LoopBridge(asyncio.get_running_loop())
-        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s)
+        services = make_services(broker, self._sender, bridge, clock, timeout_s=timeout_s, resources=resources)
         limits = Limits(clock, settings.time_limit_s, self._grace_s)
-        rules = RunRules(limits, self._app.retry_defaults, self._revocations, Repeats(self._app.recorder))
+        repeats = Repeats(self._app.recorder)
+        app, revocations = self._app, self._revocations
+        middleware, traces = tuple(app.middlewares), Traces(app.tracing)
+        rules = RunRules(limits, app.retry_defaults, revocations, repeats, middleware, app.dependency_overrides, traces)
         execution = Execution(intake, self._attempts, self._admission, rules, services, self._recording)
-        publishing = Publishing(broker, clock, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
+        execution.prepare(app.tasks.values())
+        publishing = Publishing(broker, clock, app.tracing, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
         flow = FlowRules(f"{settings.namespace}.tasks", settings.max_message_bytes, settings.chord_kept_s)
         continuing = Continuing(broker, publishing, callbacks, self._recording, clock, flow, timeout_s=timeout_s)
         settlement = Settlement(publishing, continuing, self._recording, clock, self._name, settings.max_result_bytes)
-        return Slot(execution, settlement, self._attempts, clock)
+        return Slot(execution, settlement, self._attempts, clock, self.observers, traces)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic_core import from_json
 
 from asyncq.arguments import Arguments
 from asyncq.errors import InvalidWorkflow
 from asyncq.program import WHOLE
+from asyncq.signature import Declared, Signature
+from asyncq.workflow.partial import PartialSignature
 
-__all__ = ["bound"]
+__all__ = ["bound", "check_taken", "taking"]
+
+
+R = TypeVar("R")
 
 
 def bound(arguments: Arguments, task: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -48,3 +55,49 @@ def bound(arguments: Arguments, task: str, args: tuple[Any, ...], kwargs: Mappin
     if arguments.message is not None:
         return b"{}", WHOLE
     return arguments.encode_some(given), arguments.wire_keys()[free[0].name]
+
+
+def taking(signature: Signature[R], into: str) -> PartialSignature[R]:
+    """Return the step that takes what comes before it besides the arguments of a signature.
+
+    Raises:
+        InvalidWorkflow: The signature has that argument already, or it is none of the task's.
+    """
+    if not isinstance(into, str) or not into:
+        raise InvalidWorkflow(f"{signature.name}: an argument's name is wanted here, not {into!r}.")
+    check_taken(signature.task, signature.name, signature.body, into)
+    return PartialSignature(
+        signature.name,
+        signature.body,
+        into,
+        signature.queue,
+        signature.reply,
+        signature.decode,
+        signature.sending,
+        signature.keeping,
+        signature.task,
+        signature.sender,
+    )
+
+
+def check_taken(task: Declared | None, name: str, body: bytes, into: str) -> None:
+    """Check bound arguments that were given as JSON, and which one takes what comes before.
+
+    Args:
+        task: The task; None where this process does not have its code.
+        name: Its name.
+        body: The bound arguments.
+        into: The key of the argument that takes what comes before.
+
+    Raises:
+        InvalidWorkflow: It is bound already, or the task has no such argument.
+    """
+    given = from_json(body)
+    if into in given:
+        raise InvalidWorkflow(f"{name} has its argument {into!r} already, so it cannot take what comes before as that.")
+    if task is None:
+        return
+    known = {WHOLE} if task.arguments.message is not None else set(task.arguments.wire_keys().values())
+    for key in (into, *given):
+        if key not in known:
+            raise InvalidWorkflow(f"{name} has no argument {key!r} that could be given in a workflow.")

@@ -21,9 +21,9 @@ from asyncq.errors import ConfigurationError, InvalidWorkflow, MalformedMessage
 from asyncq.headers import own_headers
 from asyncq.keeping import keeping_of_options
 from asyncq.options import Sending
-from asyncq.program import WHOLE
 from asyncq.queue_names import check_queue_name
 from asyncq.signature import Declared, Sender, Signature
+from asyncq.workflow.binding import check_taken
 from asyncq.workflow.building import chain, chord, group
 from asyncq.workflow.mapping import list_of
 from asyncq.workflow.node import Node
@@ -171,7 +171,7 @@ class _Reader:
         keeping = keeping_of_options(value.get("keep"), value.get("result_ttl_s"), "options")
         if into is not None:
             body = _arguments(value.get("arguments", {}))
-            _check_some(task, body, into)
+            check_taken(task, name, body, into)
             return PartialSignature(
                 name,
                 body,
@@ -218,20 +218,6 @@ def _items(value: Any, task: Declared | None) -> bytes:
         for body in bodies:
             task.arguments.decode(body)
     return b'{"%b":[%b]}' % (ITEMS.encode(), b",".join(bodies))
-
-
-def _check_some(task: Declared | None, body: bytes, into: str) -> None:
-    """Check the bound arguments of a task, and what takes what comes before it."""
-    if task is None:
-        return
-    is_model = task.arguments.message is not None
-    known = {WHOLE} if is_model else set(task.arguments.wire_keys().values())
-    if into not in known:
-        raise InvalidWorkflow(f"{task.name} has no argument {into!r}.")
-    given = pydantic_core.from_json(body)
-    for key in given:
-        if key == into or key not in known:
-            raise InvalidWorkflow(f"{task.name} has no argument {key!r} that could be bound.")
 
 
 def _sending(value: Any) -> Sending:

@@ -59,13 +59,14 @@ class Node:
 class _Fork:
     """Lines that run at the same time."""
 
-    __slots__ = ("errors", "failed", "left", "line", "members", "position", "waited_for")
+    __slots__ = ("begun", "errors", "failed", "left", "line", "members", "position", "waited_for")
 
     def __init__(self, errors: Errors, line: _Line, position: int, *, waited_for: bool) -> None:
         self.errors = errors
         self.line = line
         self.position = position
         self.waited_for = waited_for
+        self.begun = False
         self.members: list[_Line] = []
         self.left = 0
         self.failed: list[tuple[int, Failing]] = []
@@ -149,12 +150,9 @@ class Tracker:
         self.failures: list[Failing] = []
         self._id = workflow_id
         self._line = _Line(None, 0)
-        self._empty: list[_Line] = []
         self._fill(self._line, shape.line)
         self._open_ends = self._count_open(self._line)
-        for line in self._empty:
-            if line.done == 0:  # else one within it has taken it on already
-                self._go_on(line)
+        self._go_on(self._line)  # past what has nothing in it
 
     @property
     def ended(self) -> bool:
@@ -212,8 +210,6 @@ class Tracker:
                 node = Node(self._id, element, line, position)
                 line.elements.append(node)
                 self.nodes[node.id] = node
-        if not shape or isinstance(shape[0], ForkShape):
-            self._empty.append(line)  # it may have ended before anything ran
 
     def _count_open(self, line: _Line) -> int:
         """Return how many lines' ends are ends of the workflow."""
@@ -236,7 +232,10 @@ class Tracker:
         """Pass the forks that have nothing in them, and see whether the line has come to its end."""
         while line.done < len(line.elements):
             element = line.elements[line.done]
-            if isinstance(element, Node) or element.left > 0:
+            if isinstance(element, Node):
+                return
+            if element.left > 0:
+                self._begin(element)
                 return
             if element.failed and element.errors == "stop":
                 self._chord_failed(element)
@@ -249,6 +248,15 @@ class Tracker:
             self._open_ends -= 1
         if fork is not None:
             self._member_ended(fork)
+
+    def _begin(self, fork: _Fork) -> None:
+        """End the members that have nothing in them. Not before the fork itself has begun."""
+        if fork.begun:
+            return
+        fork.begun = True
+        for member in fork.members:
+            if member.done == 0 and not (member.elements and isinstance(member.elements[0], Node)):
+                self._go_on(member)
 
     def _line_failed(self, line: _Line, failing: Failing) -> None:
         line.failed = True
@@ -275,13 +283,16 @@ class Tracker:
         """Take as ended what must have, for the element at a position to have begun."""
         for element in line.elements[line.done : position]:
             self._take_as_ended(element)
-        fork = line.fork
+        fork, begun = line.fork, []
         while fork is not None:
+            begun.append(fork)
             outer, at = fork.line, fork.position
             for element in outer.elements[outer.done : at]:
                 self._take_as_ended(element)
             outer.done = max(outer.done, at)
             fork = outer.fork
+        for fork in reversed(begun):
+            self._begin(fork)
 
     def _take_as_ended(self, element: Node | _Fork) -> None:
         if isinstance(element, Node):

@@ -50,6 +50,7 @@ THEMES: Final = (
     "workflow_table",
     "workflow_errors",
     "workflow_options",
+    "extending",
     "leading",
 )
 

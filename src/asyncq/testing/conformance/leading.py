@@ -16,6 +16,7 @@ from asyncq.testing.conformance.bench import QUEUE, WAIT_S, Bench, behaviour, ma
 NAME = "scheduler.shop"
 
 _QUIET_S = 0.5
+_MANY = 1_050
 
 
 def _leadership(broker: Broker) -> Leadership:
@@ -137,6 +138,28 @@ async def test_a_note_reaches_the_leader_or_the_next_one_until_it_is_done(bench:
             notes = [await asyncio.wait_for(term.note(), WAIT_S) for _ in range(2)]
             assert [note.message.task_id for note in notes] == ["task-1", "task-3"]
             assert notes[0].message.body == b'{"n":1}'
+
+
+@behaviour
+async def test_many_notes_that_nobody_took_hold_up_no_leader(bench: Bench) -> None:
+    """More than it is given at once, as from a monitor that asks while no scheduler runs; in order, all the same."""
+    async with bench.open() as broker, bench.open() as other:
+        async with _standing(broker) as terms:
+            await (await _term(terms)).save("n", b"1", timeout_s=WAIT_S)
+        for _ in range(_MANY // 50):
+            told = (_leadership(other).tell_leader(NAME, make_message(), timeout_s=WAIT_S) for _ in range(50))
+            await asyncio.gather(*told)
+        await _leadership(other).tell_leader(NAME, make_message(7), timeout_s=WAIT_S)
+        async with _standing(broker) as terms:
+            term = await _term(terms)
+            assert dict(term.states) == {"n": b"1"}
+            for _ in range(_MANY):
+                note = await asyncio.wait_for(term.note(), WAIT_S)
+                assert note.message.task_id == "task-0"
+                await note.done()
+            last = await asyncio.wait_for(term.note(), WAIT_S)
+            assert last.message.task_id == "task-7"
+            await last.done()
 
 
 @behaviour

@@ -103,7 +103,14 @@ async def test_a_process_that_dies_fails_its_task_and_nothing_else(bench: Bench)
     square = app.task(run_in="process")(process_tasks.square)
     with tempfile.TemporaryDirectory() as folder:
         async with bench.working(app, {QUEUE: 2}):
-            for how, said in {"exit": "exit code 7", "kill": "SIGKILL", "segfault": "SIGSEGV"}.items():
+            ends = {
+                "exit": "exit code 7",
+                "kill": "SIGKILL",
+                "segfault": "SIGSEGV",
+                "forked": "SIGKILL",  # what it has forked goes with it
+                "daemon": "SIGKILL",  # what it has forked lives on, with a copy of its connection
+            }
+            for how, said in ends.items():
                 with pytest.raises(TaskFailed, match=said) as caught:
                     await crash.call(how)
                 assert caught.value.type == "asyncq.errors.ProcessDied"

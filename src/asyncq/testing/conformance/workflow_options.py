@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from asyncq.broker import Queue
 from asyncq.context import TaskContext
+from asyncq.dependencies import Depends
 from asyncq.errors import TaskFailed
 from asyncq.message import Message, new_id
 from asyncq.program import node_id
@@ -144,6 +146,28 @@ async def test_a_chunk_runs_in_a_process_of_its_own_as_well(bench: Bench) -> Non
     square = app.task(run_in="process")(process_tasks.square)
     async with bench.working(app, {QUEUE: 1}):
         assert await square.chunks([1, 2, 3], 2).call() == [[1, 4], [9]]
+
+
+@behaviour
+async def test_dependencies_of_a_chunk_are_made_once_for_all_of_its_calls(bench: Bench) -> None:
+    """A chunk is one attempt."""
+    app = bench.app()
+    made: list[str] = []
+
+    async def session() -> AsyncIterator[str]:
+        made.append("opened")
+        yield "session"
+        made.append("closed")
+
+    @app.task
+    async def use(x: int, by: str = Depends(session)) -> str:
+        made.append(str(x))
+        return f"{by} {x}"
+
+    async with bench.working(app, {QUEUE: 1}):
+        assert await use.chunks([1, 2], 2).call() == [["session 1", "session 2"]]
+        assert await (use.s(3) | use.si(4)).call() == "session 4"
+    assert made[:4] == ["opened", "1", "2", "closed"]
 
 
 @behaviour

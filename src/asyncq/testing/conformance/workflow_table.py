@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
+from asyncq.app import AsyncQ
+from asyncq.signature import Signature
 from asyncq.testing.conformance.bench import Bench, behaviour
 from asyncq.testing.conformance.workflow_rows import Order, Row, differing
 from asyncq.workflow.building import chain, chord, group
+
+
+def _by_name(name: str, **arguments: int) -> Signature[Any]:
+    """Return a task of which this process does not have the code."""
+    return AsyncQ("elsewhere").signature(name, arguments)
+
 
 CHAINS = [
     Row("a chain of one task", lambda t: chain(t.add.s(1, 2)), 3),
@@ -35,6 +44,8 @@ CHAINS = [
     Row("a chain in a chain", lambda t: chain(t.add.s(1), chain(t.add, t.add), t.add), 5),
     Row("a part that was made before", lambda t: (t.add.s(1) | t.add) | (chain(t.add) | t.add), 5),
     Row("a step that is tried three times", lambda t: t.add.s(1) | t.flaky | t.add, 3),
+    Row("tasks by their names", lambda t: t.add.s(1) | _by_name("shop.add", y=5).taking("x") | t.add, 8),
+    Row("a task by its name that takes nothing", lambda t: t.add.s(1) | _by_name("shop.add", x=5).taking(None), 6),
     Row("a workflow that was written as JSON", lambda t: t.app.workflow_from_json((t.add.s(1) | t.add).to_json()), 3),
 ]
 

@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 _MARK = "# written by asyncq; removed again after the installation"
 _POLICY = f"#!/bin/sh\n{_MARK}\nexit 101\n"
-_SERVICES = ("rabbitmq-server", "postgresql", "redis-server")
+_SERVICES = ("rabbitmq-server", "postgresql", "redis-server", "prometheus")
 _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=120")
 
 

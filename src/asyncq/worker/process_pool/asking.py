@@ -16,13 +16,14 @@ from pydantic_core import from_json
 
 from asyncq.clock import SystemClock
 from asyncq.context import ContextServices, TaskContext
-from asyncq.errors import InvalidResult
+from asyncq.errors import InvalidResult, NoResources
 from asyncq.message import Message
 from asyncq.results import Progress, ResultHandle
 from asyncq.signals import seconds_of
 from asyncq.signature import Signature
 from asyncq.status import TaskStatus
 from asyncq.sync import LoopBridge, TaskSync
+from asyncq.tracing.switch import current_carrier
 from asyncq.worker.process_pool.frames import (
     Answer,
     Ask,
@@ -68,7 +69,7 @@ class Asking:
         number, answer = next(self._numbers), Future[Any]()
         self._open[number] = answer
         try:
-            self._send(Ask(number, what))
+            self._send(Ask(number, what, current_carrier()))
             return answer.result()
         finally:
             self._open.pop(number, None)
@@ -92,7 +93,14 @@ class Asking:
         def sync_of(context: TaskContext) -> TaskSync:
             return TaskSync(_Bridge(), _Sender(self), context.progress)
 
-        return ContextServices(publish_progress, sync_of)
+        return ContextServices(publish_progress, sync_of, _no_resources)
+
+
+def _no_resources() -> Any:
+    raise NoResources(
+        "A task in a process of its own has no resources: what the app's lifespan yields lives in the worker's "
+        "process. Open what it needs in its own code; or let an `async def` task fetch it and pass it on."
+    )
 
 
 class _Bridge(LoopBridge):

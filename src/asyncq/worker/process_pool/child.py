@@ -29,6 +29,8 @@ from asyncq.errors import MalformedMessage, ResultNotSerialisable, SoftTimeLimit
 from asyncq.importable import Place, import_function
 from asyncq.options import RunOptions
 from asyncq.task import AnyTask, Declaration, make_task
+from asyncq.tracing.provider import set_up_provider
+from asyncq.tracing.switch import enter
 from asyncq.worker.process_pool.asking import Asking
 from asyncq.worker.process_pool.frames import (
     LENGTH,
@@ -47,7 +49,7 @@ from asyncq.worker.process_pool.frames import (
     packed,
     unpacked,
 )
-from asyncq.worker.process_pool.logs import Forwarding
+from asyncq.worker.process_pool.logs import Forwarding, forward_structlog
 from asyncq.worker.process_pool.raised import RaisedError
 from asyncq.worker.runners import refuse_coroutine
 from asyncq.worker.soft_limit import soft_limit_error
@@ -55,25 +57,30 @@ from asyncq.worker.soft_limit import soft_limit_error
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _Ending = Result | Unfit | Refused | RaisedError
 
 
-def main(descriptor: int, log_level: int) -> None:
+def main(descriptor: int, log_level: int, traced_service: str = "") -> None:
     """Serve the worker at the other end of a socket.
 
     Args:
         descriptor: The socket.
         log_level: What is logged below this level goes nowhere.
+        traced_service: The service name of this process's tracer provider; empty where it gets none from us.
     """
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
+    os.environ.pop(_METRICS_FOLDER, None)  # one more set of files for each process that ever ran would fill it
     child = _Child(connection)
     _ignore_stop_signals()
     signal.signal(signal.SIGUSR2, child.on_signal)
     _die_with_parent()
     logging.basicConfig(level=log_level, handlers=[Forwarding(child.send)], force=True)
     logging.captureWarnings(capture=True)
+    if traced_service:
+        set_up_provider(traced_service)
     with contextlib.suppress(OSError):  # the worker is gone; the reader thread ends what is left
         child.serve()
 
@@ -108,11 +115,22 @@ class _Child:
         self._softened: set[int] = set()
         self._cancelled: set[int] = set()
         self._main = threading.get_ident()
+        self._main_sends = False
 
     def send(self, frame: object) -> None:
         """Say something to the worker."""
-        with self._sending:
-            self._connection.sendall(packed(frame))
+        whole = packed(frame)  # not under the lock: it runs code of the user's, which may log
+        in_main = threading.get_ident() == self._main
+        if in_main:
+            self._main_sends = True
+        try:
+            with self._sending:
+                self._connection.sendall(whole)
+        finally:
+            if in_main:
+                self._main_sends = False
+        if in_main and self._softened:
+            self.on_signal(signal.SIGUSR2, None)
 
     def serve(self) -> None:
         """Work until the worker says stop."""
@@ -151,9 +169,12 @@ class _Child:
     # --- the main thread
 
     def on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        """Raise the soft limit in the code that this signal has interrupted, if it is still the same run."""
+        """Raise the soft limit in the code that this signal has interrupted, if it is still the same run.
+
+        Not in the middle of a frame: the worker could read nothing after half of one. It is raised after it.
+        """
         run = self._running
-        if run is not None and run.number in self._softened:
+        if not self._main_sends and run is not None and run.number in self._softened:
             self._softened.discard(run.number)
             if self._context is not None:
                 self._context.mark_soft_limit()
@@ -176,6 +197,7 @@ class _Child:
         if known is not None:
             return known
         function = import_function(place, name)
+        forward_structlog()
         if probe:
             return None
         declaration = Declaration(name=name, queue=name, run=RunOptions(), pass_context=pass_context)
@@ -209,6 +231,7 @@ class _Child:
     def _called(self, run: Run, task: AnyTask, context: TaskContext, call: partial[Any]) -> _Ending:
         variables = self._clean.copy()
         variables.run(running(context).__enter__)
+        enter(run.trace, variables)
         returned: list[Any] = []
         try:
             try:

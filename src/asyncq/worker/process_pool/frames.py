@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle  # see the invariant: each end reads only what the other one wrote
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +87,7 @@ class Run:
         attempt: The attempt's number.
         deadline_ms: When it is stopped, in milliseconds since the epoch.
         soft_limit_s: Its soft limit, in seconds, for the message of the error.
+        trace: The trace context of the attempt, as headers; empty for none.
     """
 
     number: int
@@ -96,6 +98,7 @@ class Run:
     attempt: int
     deadline_ms: int | None
     soft_limit_s: float | None
+    trace: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,10 +252,17 @@ AskedFor = (
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Something that only the worker can do."""
+    """Something that only the worker can do.
+
+    Attributes:
+        number: Of this question.
+        what: To be done.
+        trace: The trace context of the code that asks, as headers; empty for none.
+    """
 
     number: int
     what: AskedFor
+    trace: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +275,7 @@ class Wrote:
         event: The text.
         values: What belongs to it, as JSON has it; None where the record has only its text.
         trace: A traceback as text.
+        task: What the line says of the task that has written it, and of its span.
     """
 
     logger: str
@@ -272,3 +283,4 @@ class Wrote:
     event: str
     values: dict[str, Any] | None
     trace: str | None
+    task: dict[str, Any]

@@ -26,6 +26,8 @@ from asyncq.errors import ProcessDied
 from asyncq.importable import Place, place_of
 from asyncq.loggers import get_logger
 from asyncq.signature import Sender
+from asyncq.tracing.provider import service_of_program
+from asyncq.tracing.switch import current_carrier, enter
 from asyncq.worker.attempt import AnyTask, Attempt, Raised, Returned
 from asyncq.worker.places import Places, Taken
 from asyncq.worker.process_pool.answers import Answers
@@ -237,7 +239,7 @@ class ProcessPool:
     async def _new_member(self) -> _Member:
         loop = asyncio.get_running_loop()
         root = logging.getLogger()
-        member = _Member(await ChildProcess.spawn(root.getEffectiveLevel()), loop.create_future())
+        member = _Member(await ChildProcess.spawn(root.getEffectiveLevel(), service_of_program()), loop.create_future())
         self._members.add(member)
         member.listener = loop.create_task(self._listen(member), name="asyncq task process")
         try:
@@ -293,7 +295,9 @@ class ProcessPool:
                 said = Answer(ask.number, error=RaisedError.of(error))
             member.process.send(said)
 
-        task = asyncio.get_running_loop().create_task(answer(), context=work.variables.copy())
+        variables = work.variables.copy()
+        enter(ask.trace, variables)
+        task = asyncio.get_running_loop().create_task(answer(), context=variables)
         work.asked.add(task)
         task.add_done_callback(work.asked.discard)
 
@@ -363,4 +367,5 @@ def _run(work: _Work) -> Run:
         attempt=attempt.number,
         deadline_ms=None if deadline is None else int(deadline.timestamp() * 1000),
         soft_limit_s=attempt.limits.soft_limit_s,
+        trace=work.variables.run(current_carrier),
     )

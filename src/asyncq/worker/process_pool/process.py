@@ -4,7 +4,10 @@ It is spawned, never forked: a fork of a process with threads and open connectio
 own, so Ctrl-C at a terminal does not reach it, and killing it takes what it has started with it. It ends when its
 socket does, so it does not outlive its worker.
 
-Invariant: `ended` is set when the process is gone and its exit status is known.
+What a task has forked holds a copy of that socket: so the end of the process ends what is left of its session, and the
+socket too, where somebody has left the session.
+
+Invariant: `frames` ends soon after the process does, whoever holds its socket.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from asyncq.worker.process_pool.frames import LENGTH, packed, unpacked
 
 __all__ = ["ChildProcess"]
 
+_LAST_FRAMES_S = 1.0
+
 # Its search path is the worker's, so that it finds the same modules, asyncq among them.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from asyncq.worker.process_pool.child import main; main(int(sys.argv[1]), int(sys.argv[3]))"
+    "from asyncq.worker.process_pool.child import main; main(int(sys.argv[1]), int(sys.argv[3]), sys.argv[4])"
 )
 
 
@@ -47,13 +52,15 @@ class ChildProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._end = asyncio.create_task(self._end_the_rest(), name="asyncq end of a task process")
 
     @classmethod
-    async def spawn(cls, log_level: int) -> ChildProcess:
+    async def spawn(cls, log_level: int, traced_service: str | None = None) -> ChildProcess:
         """Start a process.
 
         Args:
             log_level: What it logs below this level goes nowhere.
+            traced_service: The service name of its tracer provider; None where it gets none from us.
 
         Raises:
             OSError: The system does not give us one.
@@ -68,6 +75,7 @@ class ChildProcess:
                     str(theirs.fileno()),
                     json.dumps(sys.path),
                     str(log_level),
+                    traced_service or "",
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
@@ -95,6 +103,13 @@ class ChildProcess:
                 (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
                 yield unpacked(await self._reader.readexactly(length))
 
+    async def _end_the_rest(self) -> None:
+        await self._process.wait()
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await asyncio.sleep(_LAST_FRAMES_S)  # what it has said is read to its end
+        self._writer.transport.abort()
+
     def kill(self) -> None:
         """End it now, with all that it has started."""
         if self._process.returncode is None:
@@ -106,6 +121,7 @@ class ChildProcess:
         try:
             await self._process.wait()
         finally:
+            self._end.cancel()
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()

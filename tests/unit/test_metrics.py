@@ -1,0 +1,150 @@
+"""The names of the metrics are those that the documentation has, and labels are those that were declared."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+
+from asyncq import AsyncQ, Cron
+from asyncq.broker import BrokerStatus
+from asyncq.observability.metrics.process import ProcessMetrics
+from asyncq.observability.metrics.scheduler import SchedulerMetrics
+from asyncq.observability.metrics.sends import SendMetrics
+from asyncq.observability.metrics.worker import OUTCOMES, WorkerMetrics
+from asyncq.outcome import Failed, Failure, Outcome, Succeeded
+from asyncq.sends import Sent
+from asyncq.worker.settled import Settled
+from support import eventually
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+async def test_the_table_of_the_page_on_metrics_is_what_is_exposed():
+    """Names, kinds and labels; no more and no less."""
+    rows = re.findall(r"^\| `(asyncq_\w+)` \| (\w+) \| (.*?) \|", PAGE.read_text(), re.MULTILINE)
+    documented = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    registry = CollectorRegistry()
+    app = AsyncQ("shop", broker="memory://metrics-table")
+    async with app:
+        made = [
+            ProcessMetrics(registry),
+            SendMetrics(registry),
+            SchedulerMetrics(registry),
+            WorkerMetrics(app.worker(), app.tasks, registry),
+        ]
+    collectors = [value for metrics in made for value in vars(metrics).values() if hasattr(value, "_labelnames")]
+    exposed = {_exposed_name(item): (item._type, item._labelnames) for item in collectors}
+    assert documented == exposed
+
+
+def _exposed_name(metric) -> str:
+    return metric._name + ("_total" if metric._type == "counter" else "")
+
+
+def test_every_outcome_has_a_word_and_the_page_tells_it():
+    """A new one is counted, too."""
+    assert set(OUTCOMES) == set(Outcome.__args__)
+    assert len(set(OUTCOMES.values())) == len(OUTCOMES)
+    for word in OUTCOMES.values():
+        assert f"`{word}`" in PAGE.read_text(), word
+
+
+async def test_a_worker_is_counted_as_it_settles_and_shows_what_runs():
+    """From the first delivery on; what another program has sent by a name of its own makes no label."""
+    registry = CollectorRegistry()
+    app = AsyncQ("shop", broker="memory://metrics-worker")
+
+    @app.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with app:
+        worker = app.worker({"shop": 3})
+        metrics = WorkerMetrics(worker, app.tasks, registry)
+        (observe,) = worker.observers
+        for task, outcome in (("shop.add", Succeeded(b"3")), ("x.y", Failed(Failure("E", ""), "why"))):
+            observe(Settled(task, "shop", outcome, 0.2, 0.1, 2.0))
+        metrics.look()
+    values = _values(registry)
+    assert values["asyncq_deliveries_total", "succeeded", "shop", "shop.add"] == 1
+    assert values["asyncq_deliveries_total", "failed", "shop", "(unknown)"] == 1
+    assert values["asyncq_dead_letters_total", "shop", "(unknown)"] == 1
+    assert values["asyncq_attempt_duration_seconds_sum", "shop", "shop.add"] == pytest.approx(0.1)
+    assert values["asyncq_queue_wait_seconds_sum", "shop"] == pytest.approx(4.0)
+    assert values["asyncq_attempts_running", "shop", "shop.add"] == 0
+    assert values["asyncq_slots", "shop"] == 3
+    assert values["asyncq_circuit_breakers", "shop", "closed"] == 1
+
+
+async def test_sends_are_counted_by_how_the_broker_has_answered():
+    """One by one, many at once, and where there is no queue."""
+    seen = []
+    app = AsyncQ("shop", broker="memory://metrics-sends")
+    app.observe_sends(seen.append)
+
+    @app.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with app:
+        await add.options(reply=False).send(1, 2)
+        await app.send_many([add.options(reply=False).s(1, 2)])
+        with pytest.raises(Exception, match="nowhere"):
+            await add.options(queue="nowhere", reply=False).send(1, 2)
+    assert seen == [
+        Sent("shop.add", "shop", "confirmed"),
+        Sent("shop.add", "shop", "confirmed"),
+        Sent("shop.add", "nowhere", "unroutable"),
+    ]
+
+
+async def test_what_a_scheduler_has_done_is_counted_once_however_often_it_is_looked_at():
+    """The scheduler keeps totals; the metrics take what is new."""
+    registry = CollectorRegistry()
+    metrics = SchedulerMetrics(registry)
+    app = AsyncQ("shop", broker="memory://metrics-scheduler")
+
+    @app.task
+    async def tick() -> None: ...
+
+    app.schedule("often", tick.s(), 0.1)
+    app.schedule("daily", tick.s(), Cron("0 8 * * *"))
+    async with app:
+        import asyncio
+
+        scheduler = app.scheduler()
+        running = asyncio.create_task(scheduler.run())
+        await eventually(lambda: scheduler.stats.sent.get("often", 0) >= 2)
+        for _ in range(3):
+            metrics.look(scheduler.stats)
+        stats = scheduler.stats
+        values = _values(registry)
+        scheduler.stop()
+        await running
+    assert values["asyncq_scheduler_leads",] == 1
+    assert values["asyncq_scheduler_terms_total",] == 1
+    assert 2 <= values["asyncq_scheduler_ticks_total", "often"] <= stats.sent["often"]
+    assert values["asyncq_scheduler_next_fire_timestamp_seconds", "daily"] == stats.upcoming["daily"] / 1000
+
+
+def test_the_connection_has_one_state_at_a_time():
+    """Of all states, one is 1."""
+    registry = CollectorRegistry()
+    metrics = ProcessMetrics(registry)
+    for state in ("connecting", "ready", "blocked"):
+        metrics.look(BrokerStatus(state), 0.5, None)
+        states = {key[1]: value for key, value in _values(registry).items() if key[0] == "asyncq_connections"}
+        assert {name for name, value in states.items() if value} == {state}
+    assert _values(registry)["asyncq_event_loop_lag_seconds",] == 0.5
+
+
+def _values(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
+    """Return all samples by name and the values of their labels, in the order of the labels' names."""
+    found: list[Metric] = list(registry.collect())
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for metric in found
+        for sample in metric.samples
+    }
