@@ -239,6 +239,10 @@ async def test_many_that_are_sent_at_once_have_a_context_each(broker_url, spans)
         with pytest.raises(PartlySent):
             await app.send_many([work.s(), work.options(queue="nowhere").s()])
         await spans.ended("process shop.on_the_loop", 4)
+        with pytest.raises(PartlySent):
+            await app.send_many([work.options(queue="nowhere").s()])
+    (alone,) = spans.named("send shop.on_the_loop")
+    assert (alone.kind, alone.status.status_code) == (SpanKind.PRODUCER, StatusCode.ERROR)
     creations = spans.named("create shop.on_the_loop")
     sent, failed = spans.named("send")
     assert sorted(span.parent.span_id for span in spans.named("process shop.on_the_loop")[:3]) == sorted(
