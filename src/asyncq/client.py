@@ -233,12 +233,7 @@ class Client:
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
     async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
-        """Publish what a prepared workflow begins with; see `send_workflow`.
-
-        Args:
-            ready: The workflow.
-            reading: How its result is read.
-        """
+        """Publish what a prepared workflow begins with, whose result is read so; see `send_workflow`."""
         reply_to = (await self._open_mailbox()).address if ready.reply else None
         return await self._workflows.send(ready, reading, _lineage(), reply_to)
 
