@@ -103,8 +103,8 @@ class RabbitMQ:
         await undisturbed(self._close())
 
     async def _close(self) -> None:
-        await self._barriers.close()
         await asyncio.gather(self._publishing.close(), self._consuming.close(), self._administration.close())
+        await self._barriers.close()  # last: a question that is under way has its end by now
 
     def status(self) -> BrokerStatus:
         """See `asyncq.broker.Broker.status`. The worse one of the connections counts."""
