@@ -28,7 +28,7 @@ help:
 	@echo '                    PICTURES=folder takes your pictures; KEEP=1 leaves broker and workers up;'
 	@echo '                    BROKER=memory needs no RabbitMQ: everything in one process'
 	@echo 'make test           run the tests, on private RabbitMQ nodes (ASYNCQ_TEST_VERSIONS=$(ASYNCQ_TEST_VERSIONS)),'
-	@echo '                    a private PostgreSQL and Redis, and a Chromium without a window'
+	@echo '                    a private PostgreSQL, Redis and Prometheus, and a Chromium without a window'
 	@echo 'make conformance    what every broker must do: in memory and on these RabbitMQ versions, side by side'
 	@echo 'make check          ruff, mypy --strict, import-linter'
 	@echo 'make prove          the proofs in full, and the benchmarks; prints their figures'

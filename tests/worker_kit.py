@@ -282,6 +282,7 @@ class App:
     retry_defaults: RetryDefaults = field(default_factory=RetryDefaults)
     breakers: BreakerDefaults = field(default_factory=BreakerDefaults)
     recorder: Recorder | None = None
+    name: str = "shop"
     middlewares: Sequence[Middleware] = ()
     tracing: Tracing | None = None
     dependency_overrides: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)

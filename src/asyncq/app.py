@@ -226,7 +226,7 @@ class AsyncQ(SendingApp):
             await broker.close()
             raise
         client = Client(self.name, broker, self.settings, self._clock, recorder, tracing)
-        client.observers = self._send_observers
+        client.outbox.observers = self._send_observers
         return broker, client
 
     async def _ensure_queues(self, broker: Broker) -> None:

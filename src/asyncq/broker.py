@@ -201,7 +201,7 @@ class Broker(Protocol):
         ...
 
     def consume(self, queue: str, *, slots: int) -> AbstractAsyncContextManager[Subscription]:
-        """Subscribe to a queue with so many slots: each holds one unsettled delivery at most."""
+        """Subscribe to a queue with so many slots: each holds one unsettled delivery at most. 0 take nothing yet."""
         ...
 
     def mailbox(self) -> AbstractAsyncContextManager[Mailbox]:
@@ -242,6 +242,14 @@ class Subscription(Protocol):
 
     async def resume(self) -> None:
         """Take deliveries again."""
+        ...
+
+    async def resize(self, slots: int) -> None:
+        """Have so many slots from now on, 0 for none.
+
+        A slot that is given up finishes what it has started and takes nothing more; what was brought to it and not
+        started is handed back. Those that are at rest are given up first.
+        """
         ...
 
     async def stop(self) -> None:

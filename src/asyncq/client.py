@@ -21,6 +21,7 @@ from asyncq.broker import Broker, Exchange, Mailbox, Publication
 from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import TaskContext, current_context
+from asyncq.controller import Controller
 from asyncq.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -33,6 +34,7 @@ from asyncq.errors import (
 )
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, Message, deadline_ms_of, new_id, root_id_of
+from asyncq.outbox import Outbox
 from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.pending_reply import PendingReply
 from asyncq.program import Program
@@ -41,7 +43,6 @@ from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
 from asyncq.sending_road import Publish
-from asyncq.sends import SendObserver, Sent, outcome_of
 from asyncq.settings import Settings
 from asyncq.signature import Signature
 from asyncq.workflow.preparing import Prepared, prepared
@@ -82,7 +83,8 @@ class Client:
         recorder: The same.
         tracing: The same.
         canceller: Cancels tasks by their ids.
-        observers: Hear of each task that was sent, or was to be.
+        controller: Asks workers.
+        outbox: Publishes what it sends.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class Client:
         self.recorder = recorder
         self.tracing = tracing
         self.canceller = Canceller(broker, settings, clock)
-        self.observers: Sequence[SendObserver] = ()
+        self.controller = Controller(app, broker, settings, clock)
+        self.outbox = Outbox(broker, settings.publish_timeout_s, tracing)
         self._app = app
         self._broker = broker
         self._settings = settings
@@ -113,7 +116,7 @@ class Client:
             recorder,
             canceller=self.canceller,
             pending=self._pending,
-            publish_many=self._publish_told,
+            publish_many=self.outbox.publish_many,
         )
         self._mailbox: Mailbox | None = None
         self._opened: asyncio.Future[Mailbox]
@@ -141,7 +144,7 @@ class Client:
             PublishError: One of its other subclasses says what happened, and whether sending again is safe.
         """
         publication, handle = await self._prepare(signature)
-        await self._send(signature, publication, self._publish)
+        await self._send(signature, publication)
         return handle
 
     async def call_signature(self, signature: Signature[R]) -> R:
@@ -154,7 +157,7 @@ class Client:
             PublishError: As `send_signature`.
         """
         publication, handle = await self._prepare(signature, reply=True)
-        await self._send(signature, publication, self._publish)
+        await self._send(signature, publication)
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
@@ -253,21 +256,13 @@ class Client:
     ) -> dict[str, PendingReply]:
         """Publish what a compiled workflow begins with, and return once the broker has confirmed all of it.
 
-        Members of a group are published as they are needed, with their confirms pipelined.
-
         Args:
             program: What it was compiled to.
-            workflow: What all of its messages know; `reply_to`, `sent_ms` and an inherited deadline are set here.
+            workflow: What all of its messages know; `reply_to` and `sent_ms` are set here.
             expect: The ids whose ends are wanted here, the workflow's own among them.
 
         Returns:
-            What will come of each of these ids.
-
-        Raises:
-            PartlySent: Some of its first messages were not taken.
-            PublishError: Its other subclasses say what happened; nothing was sent, or that is not known.
-            InvalidOption: A step would expire before it is due.
-            BrokerError: The queue of a chord could not be made.
+            What will come of each of these ids. Raises what `WorkflowSending.start` raises.
         """
         reply_to = (await self._open_mailbox()).address if expect else None
         pending = {id_: self._expect(id_) for id_ in expect}
@@ -277,7 +272,7 @@ class Client:
 
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
-        errors = await self._publish_told([publication for publication, _ in prepared])
+        errors = await self.outbox.publish_many([publication for publication, _ in prepared])
         sent = [
             (signature, publication.message)
             for signature, (publication, _), error in zip(batch, prepared, errors, strict=True)
@@ -290,48 +285,10 @@ class Client:
         self,
         signature: Signature[Any],
         publication: Publication,
-        publish: Publish,
+        publish: Publish | None = None,
     ) -> None:
-        if self.tracing is None:
-            await publish(publication)
-        else:
-            with self.tracing.sending(publication) as traced:
-                await publish(traced)
+        await self.outbox.publish(publication, publish)
         await self._note([(signature, publication.message)])
-
-    async def _publish(self, publication: Publication) -> None:
-        try:
-            await self._broker.publish(
-                publication.message,
-                publication.to,
-                delay=publication.delay,
-                timeout_s=self._settings.publish_timeout_s,
-            )
-        except Exception as error:
-            self._tell_observers(publication, error)
-            raise
-        self._tell_observers(publication, None)
-
-    async def _publish_told(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
-        """Publish many messages, and tell the observers what became of each."""
-        errors = await self._publish_many(publications)
-        for publication, error in zip(publications, errors, strict=True):
-            self._tell_observers(publication, error)
-        return errors
-
-    async def _publish_many(self, publications: Sequence[Publication]) -> Sequence[PublishError | None]:
-        timeout_s = self._settings.publish_timeout_s
-        if self.tracing is None:
-            return await self._broker.publish_many(publications, timeout_s=timeout_s)
-        with self.tracing.sending_many(publications) as batch:
-            batch.errors = await self._broker.publish_many(batch.publications, timeout_s=timeout_s)
-        return batch.errors
-
-    def _tell_observers(self, publication: Publication, error: Exception | None) -> None:
-        if self.observers:
-            sent = Sent(publication.message.type, publication.to.queue, outcome_of(error))
-            for observe in self.observers:
-                observe(sent)
 
     async def _note(self, sent: Sequence[tuple[Signature[Any], Message]]) -> None:
         """Write into the result store that the broker has these: only now is it known."""

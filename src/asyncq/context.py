@@ -86,6 +86,7 @@ class TaskContext(Generic[ResourcesT]):
         "_deadline_ms",
         "_log",
         "_on_progress",
+        "_progress",
         "_services",
         "_soft_limit_reached",
         "_sync",
@@ -109,6 +110,7 @@ class TaskContext(Generic[ResourcesT]):
         self._services = services
         self._deadline_ms = deadline_ms
         self._on_progress = on_progress
+        self._progress: Progress | None = None
         self._cancelled = False
         self._soft_limit_reached = False
         self._log: FilteringBoundLogger | None = None
@@ -141,6 +143,11 @@ class TaskContext(Generic[ResourcesT]):
         if self._deadline_ms is None:
             return None
         return datetime.fromtimestamp(min(self._deadline_ms, LATEST_MS) / 1000, UTC)
+
+    @property
+    def last_progress(self) -> Progress | None:
+        """What this attempt has told last by `progress()`; None where it has told nothing."""
+        return self._progress
 
     @property
     def expires(self) -> datetime | None:
@@ -233,6 +240,7 @@ class TaskContext(Generic[ResourcesT]):
             TypeError: A number is none, the label is no text, or a detail is no JSON value.
         """
         update = Progress(_number("done", done), _number("total", total), _text(label), _json_object(details))
+        self._progress = update
         if self._on_progress is not None:
             self._on_progress(update)
         try:

@@ -8,6 +8,8 @@
     │   ├── UnknownDeadLetter          an id that no dead letter of the queue has
     │   ├── InvalidOption              an option's value cannot be used
     │   ├── InvalidWorkflow            the parts of a workflow do not fit together
+    │   ├── UnknownQueue               a queue that is not there, or that no worker consumes
+    │   ├── UnknownWorker              a worker, or a host, that the broker does not know
     │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
     │   └── AppNotFound                MODULE:APP does not lead to an app
     ├── UsageError                     a call in the wrong place
@@ -133,7 +135,9 @@ __all__ = [
     "TimeLimitExceeded",
     "TopologyMismatch",
     "UnknownDeadLetter",
+    "UnknownQueue",
     "UnknownTask",
+    "UnknownWorker",
     "Unroutable",
     "UsageError",
     "VirtualHostNotFound",
@@ -172,6 +176,14 @@ class InvalidOption(ConfigurationError):
 
 class InvalidWorkflow(ConfigurationError):
     """The parts of a workflow do not fit together. It is raised where the workflow is built."""
+
+
+class UnknownQueue(ConfigurationError):
+    """There is no queue of this name, or no worker consumes it."""
+
+
+class UnknownWorker(ConfigurationError):
+    """The broker knows no worker of this name, or none on this host."""
 
 
 class InvalidQueueName(ConfigurationError):

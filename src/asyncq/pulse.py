@@ -62,25 +62,21 @@ class Pulse:
     def start(self) -> None:
         """Begin, in the loop that is to be watched. It looks once, at once."""
         self._loop = asyncio.get_running_loop()
-        self._look()
+        self._try(self._look)
         context = contextvars.copy_context()  # with what the log says of this process
         threading.Thread(target=context.run, args=(self._run,), name="asyncq-pulse", daemon=True).start()
 
     def stop(self) -> None:
         """End the thread. What has happened since the last beat is looked at once more: call it in the loop."""
         self._stopping.set()
-        self._look()
+        self._try(self._look)
 
     def _answer(self, asked: float) -> None:
         self._lag_s = time.monotonic() - asked
         self._asked = None
         self._answered.set()
-        if self._stopping.is_set():
-            return
-        try:
-            self._look()
-        except Exception:
-            log.exception("the state of this process could not be looked at")
+        if not self._stopping.is_set():
+            self._try(self._look)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -94,12 +90,12 @@ class Pulse:
             while not self._answered.wait(self._beat_s):
                 if self._stopping.is_set():
                     return
-                self._say()
-            self._say()
+                self._try(self._tell)
+            self._try(self._tell)
             self._stopping.wait(self._beat_s)
 
-    def _say(self) -> None:
+    def _try(self, step: Callable[[], object]) -> None:
         try:
-            self._tell()
+            step()
         except Exception:
-            log.exception("the state of this process could not be told")
+            log.exception("the state of this process could not be looked at, or told")

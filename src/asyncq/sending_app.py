@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from asyncq.client import Client
+from asyncq.controller import Controller
 from asyncq.errors import InvalidOption
 from asyncq.keeping import KEEP_EVERYTHING
 from asyncq.options import Sending, SendOptions, checked_id
@@ -163,6 +164,16 @@ class SendingApp(TaskRegistry):
             Exception: What `cancel` raises.
         """
         await self._open_client().canceller.undo(ids)
+
+    @property
+    def control(self) -> Controller:
+        """What asks workers, and changes them while they run: `await app.control.ping()`.
+
+        Raises:
+            NotOpen: The app was not entered.
+            WrongLoop: It is open in another event loop.
+        """
+        return self._open_client().controller
 
     def handle(self, task_id: str) -> ResultHandle[Any]:
         """Return a handle for a task that any process has sent: its status, progress and result.

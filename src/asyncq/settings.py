@@ -53,8 +53,8 @@ class Settings(BaseSettings):
         metrics_host: The address of that port; `0.0.0.0` for all who can reach this machine.
         timezone: The time zone of a `Cron` that names none, by its IANA name, such as `Europe/Berlin`.
         cancellations_kept_s: How long a cancelled task is remembered, in seconds: it must be longer than any delay, or
-            the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, for brokers
-            without streams.
+            the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, and
+            pausing queues for all workers, for brokers without streams.
         chord_kept_s: How long the queue of a chord, or of a group that something follows, waits for the members beyond
             what they may take by their own delays and time limits, in seconds. What it must cover is how long they may
             wait in their queues, and their retries.

@@ -185,7 +185,7 @@ class InProcess:
 
     def __init__(self, shell, monkeypatch):
         self.environment = shell.environment
-        for command in ("dead_queues", "doctor", "topology"):
+        for command in ("control", "dead_queues", "doctor", "topology"):
             monkeypatch.setattr(sys.modules[f"asyncq.cli.{command}"], "configure_logging", lambda *_: None)
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(shell.folder)
@@ -195,7 +195,8 @@ class InProcess:
         try:
             return CliRunner().invoke(application, list(arguments), env={**self.environment, **(environment or {})})
         finally:
-            sys.modules.pop("shop", None)
+            for module in ("shop", "field"):
+                sys.modules.pop(module, None)
 
     async def arun(self, *arguments, **options):
         """Run a command to its end while the event loop goes on."""

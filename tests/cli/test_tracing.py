@@ -108,16 +108,16 @@ async def test_one_trace_from_the_web_request_to_the_end_of_the_last_task(shell,
     }
     with web_service(shell, web) as (url, log):
         for worker in workers:
-            await worker.says("worker consumes")
-        await eventually(lambda: "startup complete" in log.read_text(), 30)
+            await worker.says("worker consumes", 90)
+        await eventually(lambda: "startup complete" in log.read_text(), 90)
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             answer = await client.post(f"{url}/orders/7", headers={"traceparent": f"00-{TRACE}-{CALLER}-01"})
         assert answer.status_code == 202, answer.text
-        await workers[1].says("task succeeded")
-        await eventually(lambda: any(span.name == "POST /orders/{order}" for span in receiver.spans(TRACE)))
+        await workers[1].says("task succeeded", 60)
+        await eventually(lambda: any(span.name == "POST /orders/{order}" for span in receiver.spans(TRACE)), 60)
     for worker in workers:  # what waits to be exported goes out at their end
         worker.signal()
-        assert await worker.ends() == 0
+        assert await worker.ends(60) == 0
     tree = receiver.tree(TRACE, CALLER)
     print("\n".join(tree))
     assert [line for line in tree if "http s" not in line] == [

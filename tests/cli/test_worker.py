@@ -6,7 +6,7 @@ import signal
 import aio_pika
 import pytest
 
-from asyncq.cli.version import asyncq_version
+from asyncq.version import asyncq_version
 from support import eventually
 
 

@@ -108,6 +108,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
     task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit
     chain group chord chunks si
+    inspect cancel_consumer pool_grow shutdown
     worker_process_init task_prerun get_task_logger worker_send_task_events CeleryInstrumentor"""
     assert {word for word, _ in rows()} == set(words.split())
     tests = vars(sys.modules[__name__])
@@ -545,6 +546,83 @@ async def test_revoke(broker_url):
                 with pytest.raises(TaskCancelled):
                     await handle.result(timeout=20)
     assert ran == ["runs"]
+
+
+async def test_inspect(broker_url):
+    """Who is there, what runs, and what was done."""
+    app, going_on = make_app(broker_url), asyncio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await going_on.wait()
+
+    async with working(app):
+        await app.tasks["shop.add"].call(1, 2)
+        handle = await wait.send()
+        await eventually(lambda: _answers(app.control.ping))
+        (worker,) = await eventually(lambda: _answers(app.control.active))
+        assert [item.task_id for item in worker.running] == [handle.id]
+        (worker,) = await _answers(app.control.stats)
+        assert (worker.outcomes, worker.in_flight) == ({"Succeeded": 1}, 1)
+        going_on.set()
+        await handle.result(timeout=20)
+
+
+async def _answers(ask):
+    return (await ask(timeout=5)).answers
+
+
+async def test_cancel_consumer(broker_url):
+    """The worker starts when the queue is paused already."""
+    app = make_app(broker_url)
+    async with app:
+        await app.control.pause("shop", timeout=1)
+        handle = await app.tasks["shop.add"].send(1, 2)
+        async with working(app):
+
+            async def is_paused() -> bool:
+                workers = await _answers(app.control.active)  # they answer also while they still read what is paused
+                return [queue.paused for worker in workers for queue in worker.queues] == ["everywhere"]
+
+            await eventually(is_paused)
+            await app.control.resume("shop", timeout=5)
+            assert await handle.result(timeout=20) == 3
+
+
+async def test_pool_grow(broker_url):
+    """From one slot to two: only together can these two end."""
+    app, both = AsyncQ("shop", broker=broker_url, slots=1), asyncio.Barrier(2)
+
+    @app.task
+    async def meet() -> None:
+        await both.wait()
+
+    async with working(app):
+        handles = [await meet.send() for _ in range(2)]
+        await eventually(lambda: _answers(app.control.ping))
+        (worker,) = (await app.control.scale("shop", 2, timeout=5)).answers
+        assert worker.queue.slots == 2
+        for handle in handles:
+            await handle.result(timeout=20)
+
+
+async def test_shutdown(broker_url):
+    """What runs is finished, and the worker ends with its normal exit code."""
+    app, begun = AsyncQ("shop", broker=broker_url), asyncio.Event()
+
+    @app.task
+    async def work() -> str:
+        begun.set()
+        await asyncio.sleep(0.2)
+        return "done"
+
+    async with app:
+        running = asyncio.create_task(app.worker().run())
+        handle = await work.send()
+        await begun.wait()
+        await eventually(lambda: _answers(app.control.drain))
+        assert await asyncio.wait_for(running, 30) == 0
+        assert await handle.result(timeout=20) == "done"
 
 
 async def test_rate_limit(broker_url):

@@ -88,7 +88,7 @@ async def failing_app(url: str) -> AsyncIterator[tuple[AsyncQ, Worker, list[int]
         worker = app.worker({QUEUE: 1})
         running = asyncio.create_task(worker.run())
         try:
-            await eventually(lambda: bool(worker._consumers) and worker._consumers[0]._subscription is not None)
+            await asyncio.wait_for(worker.consuming(), 30)
             yield app, worker, attempts
         finally:
             worker.stop()
@@ -132,7 +132,7 @@ async def test_a_type_that_is_not_utf_8_is_an_unknown_task(broker_url):
     async with app:
         worker = app.worker({QUEUE: 1})
         running = asyncio.create_task(worker.run())
-        await eventually(lambda: bool(worker._consumers) and worker._consumers[0]._subscription is not None)
+        await asyncio.wait_for(worker.consuming(), 30)
         assert await publish(broker_url, foreign(type_=b"\xff"))
         await eventually(lambda: worker.stats().outcomes == {"Rejected": 1}, 10)
         (letter,) = [letter async for letter in app.broker.dead_letters(QUEUE).browse()]

@@ -31,7 +31,7 @@ async def working(app: AsyncQ, slots: int = 4, *, grace_s: float = 0.1) -> Async
         worker._grace_s = grace_s
         running = asyncio.create_task(worker.run())
         try:
-            await eventually(lambda: bool(worker._consumers) and worker._consumers[0]._subscription is not None)
+            await asyncio.wait_for(worker.consuming(), 30)
             yield worker
         finally:
             worker.stop()

@@ -301,10 +301,14 @@ def test_a_hole_in_the_ladder_is_found():
 
 
 def test_an_app_that_may_not_declare_gets_a_note_and_a_warning_for_its_replies():
-    """It works where everything stands; results need a queue of its own."""
-    found = findings(standing(permissions=Permissions("^$", ".*", ".*")))
-    assert found == [("warning", "permissions"), ("note", "permissions")]
-    assert findings(standing(permissions=Permissions(r"^asyncq\.reply\.", ".*", ".*"))) == [("note", "permissions")]
+    """It works where everything stands; results and control need queues of its own."""
+    note, warning = ("note", "permissions"), ("warning", "permissions")
+    for own, expected in (
+        ("^$", [warning, warning, note]),
+        (r"^asyncq\.reply\.", [warning, note]),
+        (r"^asyncq\.(reply|control)\.", [note]),
+    ):
+        assert findings(standing(permissions=Permissions(own, ".*", ".*"))) == expected
 
 
 def test_an_app_that_declares_nothing_needs_the_whole_ladder():

@@ -173,7 +173,7 @@ async def test_time_limits_and_retries_count_and_rejections_and_snoozes_do_not()
 
     async with running(app) as harness:
         assert harness._worker is not None
-        breaker = harness._worker._breakers["shop"]._breaker
+        breaker = harness._worker._queues.breakers["shop"]._breaker
         harness.faults.hang(work)
         for what in ("hangs", "fails", "asks for another", "is rejected", "snoozes"):
             await work.send(what)
@@ -347,7 +347,7 @@ async def test_a_pause_that_ends_while_there_is_no_subscription_is_over_for_the_
     async with working(kit) as worker:
         await eventually(lambda: state_of(worker) == "open")
         fault = False
-        (consumer,) = worker._consumers
+        (consumer,) = worker._queues.consumers.values()
         kit.node.delete_queue("work")
         await eventually(lambda: consumer._subscription is None)
         kit.clock.move(30)

@@ -17,7 +17,7 @@ from asyncq.outcome import Failed, Failure
 from asyncq.signals import Retry
 from asyncq.testing import process_tasks
 from asyncq.worker.process_pool.child import _Child
-from asyncq.worker.process_pool.frames import Ready, Run, Wrote, packed
+from asyncq.worker.process_pool.frames import Ready, Run, packed
 from asyncq.worker.process_pool.raised import RaisedError
 from worker_kit import make_kit
 
@@ -99,7 +99,7 @@ def test_the_soft_limit_does_not_cut_a_frame_in_two():
         before = signal.signal(signal.SIGUSR2, child.on_signal)
         try:
             message = Message(type="shop.square", body=b"{}", task_id="a", message_id="b")
-            child._running = Run(1, message, Place("m", "f"), False, "shop", 1, None, 5.0)
+            child._running = Run(1, message, Place("m", "f"), False, "shop", 1, None, 5.0, {})
             read: list[bytes] = []
 
             def soften_and_read():
@@ -109,7 +109,7 @@ def test_the_soft_limit_does_not_cut_a_frame_in_two():
                 while sum(map(len, read)) < len(frame):
                     read.append(theirs.recv(1 << 20))
 
-            line = Wrote("log", 20, "x" * 5_000_000, None, None)
+            line = "x" * 5_000_000
             frame = packed(line)
             reader = threading.Thread(target=soften_and_read, daemon=True)
             reader.start()

@@ -86,7 +86,7 @@ def test_what_the_broker_itself_publishes_to_has_an_alternate_exchange(name):
 
 
 def test_exchange_types_are_these():
-    """Direct for one queue a key, topic for digits, fanout for the last resort."""
+    """Direct for one queue a key, topic for digits, fanout for the last resort, and for all workers at once."""
     types = {part.name: part.type for part in base_plan(NAMES) if isinstance(part, ExchangeDeclaration)}
     assert types == {
         "asyncq.unroutable": "fanout",
@@ -94,6 +94,7 @@ def test_exchange_types_are_these():
         "asyncq.delay.v1.enter": "topic",
         "asyncq.dead": "direct",
         "asyncq.tasks": "direct",
+        "asyncq.control": "fanout",
     }
 
 

@@ -1,4 +1,4 @@
-"""The command line, `asyncq`: worker, send, call, scheduler, schedule, dead, topology, doctor, version.
+"""The command line, `asyncq`: worker, send, call, scheduler, schedule, dead, topology, doctor, version, and more.
 
 Exit codes: 0 it worked; 1 the task failed, or no result came in time; 2 the command line, the configuration or
 the arguments are wrong; 3 the broker cannot be used; 70 a fault of asyncq or of its use that nothing here foresaw

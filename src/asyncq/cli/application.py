@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from asyncq.cli.cancel import cancel
+from asyncq.cli.control import active, drain, pause, ping, resume, scale, stats
 from asyncq.cli.dead import dead
 from asyncq.cli.doctor import doctor
 from asyncq.cli.health import health
@@ -47,6 +48,7 @@ application = typer.Typer(
         "Exit codes: 0 it worked; 1 the task failed, or no result came in time, or nothing is known of it; "
         "2 wrong command line, configuration or arguments; 3 the broker or the result store cannot be used, or the "
         "broker did not take the message; 130 interrupted. "
+        "`ping` and the like: 1 where nobody is there, or some did not answer. "
         "`doctor`: 0 nothing to do; 1 warnings; 2 errors. `topology verify` and `diff`: 1 for differences."
     ),
     no_args_is_help=True,
@@ -60,6 +62,8 @@ application.command()(call)
 application.command()(scheduler)
 application.add_typer(schedule, name="schedule")
 application.command()(cancel)
+for question in (ping, active, stats, pause, resume, scale, drain):
+    application.command()(question)
 application.command()(result)
 application.command()(status)
 application.add_typer(results, name="results")

@@ -21,11 +21,11 @@ from asyncq.cli.observing import MetricsHostOption, MetricsPortOption, Observati
 from asyncq.cli.options import BrokerUrlOption, LogFormatOption, ServiceLogLevelOption, override
 from asyncq.cli.text import printable, safe_urls
 from asyncq.cli.tracing import TracingOption, trace
-from asyncq.cli.version import asyncq_version
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
 from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
 from asyncq.observability.redaction import redact_by
+from asyncq.version import asyncq_version
 
 __all__ = ["scheduler", "scheduling"]
 

@@ -64,6 +64,8 @@ async def serve(
                 running = app.worker(queues=queues)
                 observation.watch_worker(app, running)
                 stopping.on_first = running.stop
+                if link is not None:
+                    running.on_retire = link.leave
                 dump = running.dump
                 signal.signal(signal.SIGUSR1, lambda *_: dump())
                 if max_tasks is not None:

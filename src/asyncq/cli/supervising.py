@@ -13,7 +13,6 @@ from pathlib import Path
 import typer
 
 from asyncq.cli.observing import check_metrics, served
-from asyncq.cli.version import asyncq_version
 from asyncq.health import HealthReport
 from asyncq.loggers import get_logger
 from asyncq.observability.endpoint import Scrape
@@ -21,6 +20,7 @@ from asyncq.settings import Settings
 from asyncq.supervisor.link import SupervisorLink
 from asyncq.supervisor.reloading import SourceFiles
 from asyncq.supervisor.supervisor import Supervisor
+from asyncq.version import asyncq_version
 
 __all__ = ["RELOAD_DRAIN_TIMEOUT_S", "WorkerCommand", "counting_folder", "supervise"]
 

@@ -9,14 +9,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["asyncq_version", "version"]
+__all__ = ["version"]
 
 _PACKAGES = ("asyncq", "aio-pika", "aiormq", "pydantic")
-
-
-def asyncq_version() -> str:
-    """Return the version of asyncq itself."""
-    return metadata.version("asyncq")
 
 
 def version(

@@ -27,7 +27,6 @@ from asyncq.cli.stopping import nothing_to_drain
 from asyncq.cli.supervising import RELOAD_DRAIN_TIMEOUT_S, WorkerCommand, counting_folder, supervise
 from asyncq.cli.text import printable, safe_urls
 from asyncq.cli.tracing import TracingOption, trace
-from asyncq.cli.version import asyncq_version
 from asyncq.errors import ConfigurationError, InvalidOption
 from asyncq.loading import load_app
 from asyncq.loggers import get_logger
@@ -35,6 +34,7 @@ from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
 from asyncq.observability.redaction import redact_by
 from asyncq.settings import load_settings
 from asyncq.supervisor.link import SupervisorLink
+from asyncq.version import asyncq_version
 from asyncq.worker.exit_codes import DRAINED
 
 __all__ = ["worker"]

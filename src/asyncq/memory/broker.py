@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from asyncq.broker import Address, BrokerStatus, DeadLetters, Delay, Exchange, Identity, Publication, Queue, QueueSpec
 from asyncq.clock import Timer
+from asyncq.control import Roll, WorkerName
 from asyncq.errors import AsyncQError, NotOpen, NotSent, PublishError
 from asyncq.loggers import get_logger
 from asyncq.memory.barrier import MemoryBarriers, MemoryGathered
 from asyncq.memory.consumer import MemorySubscription
+from asyncq.memory.control import MemoryListener, ask
 from asyncq.memory.dead_letters import MemoryDeadLetters
 from asyncq.memory.journal import MemoryFollowing, MemoryJournal
 from asyncq.memory.leadership import MemoryCampaign
@@ -241,6 +243,28 @@ class MemoryBroker:
         """See `asyncq.leadership.Leadership.tell_leader`."""
         queue = leader_queue_declaration(self._names, name).name
         await self.publish(message, Queue(queue), timeout_s=timeout_s)
+
+    # --- asking workers
+
+    async def ask(self, body: bytes, *, wanted: Callable[[WorkerName], bool], timeout_s: float) -> Roll:
+        """See `asyncq.control.Control.ask`."""
+        if not self.is_open:
+            raise NotSent("Nothing was asked: the connection to the broker is closed.")
+        return await ask(self._node, body, wanted, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def listen(self, name: WorkerName) -> AsyncIterator[MemoryListener]:
+        """See `asyncq.control.Control.listen`."""
+        self._check_open()
+        listener = MemoryListener(self._node, name)
+        end = self._node.add_listener(listener)
+        try:
+            yield listener
+        finally:
+            end()
+            listener.close()
+
+    # --- what is kept
 
     def dead_letters(self, queue: str) -> DeadLetters:
         """See `asyncq.broker.Broker.dead_letters`."""

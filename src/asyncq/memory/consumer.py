@@ -161,6 +161,21 @@ class MemorySubscription:
                 self._arrived.put_nowait(delivery)
         self._dispatch()
 
+    async def resize(self, slots: int) -> None:
+        """See `asyncq.broker.Subscription.resize`."""
+        with self._node.changing():
+            self._slots = slots
+            unstarted = [*self._unstarted(), *self._kept]
+            surplus = max(0, len(self._unsettled) + self._held - slots)
+            stays, goes = (unstarted[:-surplus], unstarted[-surplus:]) if surplus else (unstarted, [])
+            self._kept = stays if self._paused else []
+            for delivery in () if self._paused else stays:
+                self._arrived.put_nowait(delivery)
+        for delivery in goes:
+            if not delivery.is_lost:
+                await delivery.release()
+        self._dispatch()
+
     async def stop(self) -> None:
         """See `asyncq.broker.Subscription.stop`."""
         if self._stopped:

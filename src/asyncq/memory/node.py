@@ -25,6 +25,7 @@ from typing import Protocol
 
 from asyncq.broker import Publication, QueueSpec
 from asyncq.clock import Clock, SystemClock
+from asyncq.control import WorkerName
 from asyncq.errors import ConfigurationError, QueueGone
 from asyncq.memory.log import MemoryLog
 from asyncq.memory.queues import MemoryBarrier, MemoryQueue, Stored
@@ -33,7 +34,7 @@ from asyncq.rabbitmq.properties import read_message, written_message
 from asyncq.rabbitmq.refusals import mismatch
 from asyncq.rabbitmq.topology import Names
 
-__all__ = ["Alarm", "MemoryNode", "node_of"]
+__all__ = ["Alarm", "Listener", "MemoryNode", "Reply", "node_of"]
 
 _URL = re.compile(r"memory://(?P<name>[A-Za-z0-9_.-]*)/?")
 
@@ -43,6 +44,20 @@ class Alarm(Protocol):
 
     def rearm(self) -> None:
         """Look at `MemoryNode.next_due_s` again: it has changed. Called from any thread."""
+        ...
+
+
+Reply = Callable[[WorkerName, bytes], None]
+"""Takes the answer of a worker. Called from any thread."""
+
+
+class Listener(Protocol):
+    """A worker that hears questions."""
+
+    name: WorkerName
+
+    def hear(self, body: bytes, reply: Reply) -> None:
+        """Hear one. Called from any thread."""
         ...
 
 
@@ -72,6 +87,7 @@ class MemoryNode:
         self._journals: dict[str, MemoryLog] = {}
         self.barriers: dict[str, MemoryBarrier] = {}
         self._listeners: list[Callable[[], object]] = []
+        self._askable: list[Listener] = []
         self._publish_listeners: list[Callable[[Publication], object]] = []
 
     # --- what is there
@@ -193,6 +209,20 @@ class MemoryNode:
         with self.changing():
             if self._leaders.get(name) is who:
                 del self._leaders[name]
+
+    def ask(self, body: bytes, reply: Reply) -> list[WorkerName]:
+        """Ask all who can be asked, and return who they are."""
+        with self._lock:
+            listeners = tuple(self._askable)
+            for listener in listeners:
+                listener.hear(body, reply)
+        return [listener.name for listener in listeners]
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Let a worker be asked; return what ends it."""
+        with self._lock:
+            self._askable.append(listener)
+        return lambda: self._askable.remove(listener)
 
     def journal(self, name: str) -> MemoryLog:
         """Return the log of a journal, to be used within `changing`. It is made where there is none."""

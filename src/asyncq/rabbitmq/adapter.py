@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from aiormq.connection import Connection
 
@@ -23,6 +23,7 @@ from asyncq.broker import (
     Queue,
     QueueSpec,
 )
+from asyncq.control import Roll, WorkerName
 from asyncq.errors import AccessRefused, AsyncQError, BrokerError, NotSent, PublishError, Unroutable
 from asyncq.loggers import get_logger
 from asyncq.message import Message, copy_of
@@ -30,6 +31,7 @@ from asyncq.rabbitmq.administration import Administration
 from asyncq.rabbitmq.barrier import RabbitBarriers
 from asyncq.rabbitmq.connection import ConnectOptions, connection_name, parse_urls
 from asyncq.rabbitmq.consumer import RabbitSubscription
+from asyncq.rabbitmq.control import Answering, Asking, RabbitListener
 from asyncq.rabbitmq.dead_letters import RabbitDeadLetters
 from asyncq.rabbitmq.delay import Ladder, unbound_path
 from asyncq.rabbitmq.journal import JournalWires, RabbitJournal
@@ -218,8 +220,9 @@ class RabbitMQ:
     async def consume(self, queue: str, *, slots: int) -> AsyncIterator[RabbitSubscription]:
         """See `asyncq.broker.Broker.consume`."""
         await self._open_consuming()
-        tags = [f"{self._identity.app}.{queue}.{number}" for number in range(1, slots + 1)]
-        subscription = RabbitSubscription(self._consuming, queue, tags, lambda message: self._hand_back(queue, message))
+        subscription = RabbitSubscription(
+            self._consuming, queue, self._identity.app, slots, lambda message: self._hand_back(queue, message)
+        )
         try:
             await subscription.open()
             yield subscription
@@ -264,6 +267,25 @@ class RabbitMQ:
                 await self._consuming.open()
                 self._consuming_opened = True
         return self._consuming
+
+    # --- asking workers
+
+    async def ask(self, body: bytes, *, wanted: Callable[[WorkerName], bool], timeout_s: float) -> Roll:
+        """See `asyncq.control.Control.ask`."""
+        async with self.mailbox() as mailbox:
+            asking = Asking(mailbox, self.publish, self._names, self._settings.publish_timeout_s)
+            return await asking.ask(body, wanted, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def listen(self, name: WorkerName) -> AsyncIterator[RabbitListener]:
+        """See `asyncq.control.Control.listen`."""
+        answering = Answering(self.publish, self._settings.publish_timeout_s)
+        listener = RabbitListener(await self._open_consuming(), self._names, name, answering)
+        listener.open()
+        try:
+            yield listener
+        finally:
+            await listener.close()
 
     # --- leading
 

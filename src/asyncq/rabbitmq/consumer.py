@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 
 import aiormq.exceptions as amqp
 from aiormq.abc import DeliveredMessage
@@ -33,6 +33,7 @@ from asyncq.rabbitmq.common_errors import queue_gone
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.delivery import ConsumerSlot, RabbitDelivery
 from asyncq.rabbitmq.failures import operation_error, reraise_if_cancelled
+from asyncq.rabbitmq.handing_back import HandingBack
 from asyncq.rabbitmq.link import Link
 from asyncq.rabbitmq.undisturbed import undisturbed
 
@@ -52,17 +53,20 @@ class RabbitSubscription:
     Args:
         link: The connection for consuming.
         queue: The queue's name.
-        tags: The consumer tags, one a slot.
+        app: The app's name, for the consumer tags.
+        slots: How many of them.
         hand_back: Publishes a message to the end of its queue again.
     """
 
     def __init__(
-        self, link: Link, queue: str, tags: list[str], hand_back: Callable[[Message], Awaitable[None]]
+        self, link: Link, queue: str, app: str, slots: int, hand_back: Callable[[Message], Awaitable[None]]
     ) -> None:
         self.queue = queue
         self.hand_back = hand_back
         self._link = link
-        self._tags = tags
+        self._app = app
+        self._numbers = list(range(slots))  # of the slots that there are, those included that are given up
+        self._surplus: set[int] = set()  # of the slots that are given up, as soon as they have finished
         self._deliveries: asyncio.Queue[RabbitDelivery | None] = asyncio.Queue()
         self._kept: list[RabbitDelivery] = []  # while paused or stopping: brought, and not started
         self._arrived = asyncio.Event()
@@ -70,8 +74,10 @@ class RabbitSubscription:
         self._by_tag: dict[str, ConsumerSlot] = {}
         self._recoveries = 0
         self._channel: Channel | None = None
+        self._slots_on: Channel | None = None  # the channel that the slots were made on
         self._supervisor: asyncio.Task[None] | None = None
         self._recovering: set[asyncio.Task[None]] = set()
+        self._handing_back = HandingBack()
         self._held: set[int] = set()
         self._left: set[int] = set()  # slots that have ended their work in a pause
         self._paused = False
@@ -109,7 +115,7 @@ class RabbitSubscription:
     async def close(self) -> None:
         """Close the channel: what is unsettled goes back to the queue."""
         self._stopped = True
-        tasks = [task for task in (self._supervisor, *self._recovering) if task is not None]
+        tasks = [task for task in (self._supervisor, *self._recovering, *self._handing_back.tasks) if task is not None]
         self._supervisor = None
         for task in tasks:
             task.cancel()
@@ -134,8 +140,53 @@ class RabbitSubscription:
         kept, self._kept = self._kept, []
         for delivery in kept:
             self._deliveries.put_nowait(delivery)
-        with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
-            await self._adjust_all()
+        await self._adjust_all()
+
+    async def resize(self, slots: int) -> None:
+        """See `asyncq.broker.Subscription.resize`.
+
+        Consumers are cancelled as in `stop`, and for the same reason.
+        """
+        numbers = [number for number in self._numbers if number not in self._surplus]
+        if self._stopped or slots == len(numbers):
+            return
+        if slots < len(numbers):
+            numbers.sort(key=self._is_busy)
+            self._surplus.update(numbers[: len(numbers) - slots])
+            self._hand_back_surplus()
+            await self._let_arrive(self._surplus)
+        else:
+            self._add_slots(slots - len(numbers))
+        await self._adjust_all()
+
+    def _add_slots(self, count: int) -> None:
+        """Take back what was given up, and make as many new ones as are missing."""
+        for number in sorted(self._surplus)[:count]:
+            self._surplus.discard(number)
+            count -= 1
+        first = max(self._numbers, default=-1) + 1
+        self._numbers += range(first, first + count)
+        channel = self._channel
+        if count and channel is not None and channel is self._slots_on and not channel.closing.done():
+            self._make_slots(channel, self._numbers[-count:])  # else they come with the next channel
+
+    def _is_busy(self, number: int) -> bool:
+        slot = self._slots.get(number)
+        return slot is not None and slot.free_since is None
+
+    def _hand_back_surplus(self) -> None:
+        """Hand back what surplus slots have brought, and no one has started."""
+        for delivery in self._unstarted():
+            if delivery.slot in self._surplus:
+                self._handing_back.add(delivery)
+            else:
+                self._deliveries.put_nowait(delivery)
+        kept, self._kept = self._kept, []
+        for delivery in kept:
+            if delivery.slot in self._surplus:
+                self._handing_back.add(delivery)
+            else:
+                self._kept.append(delivery)
 
     async def stop(self) -> None:
         """See `asyncq.broker.Subscription.stop`.
@@ -148,8 +199,9 @@ class RabbitSubscription:
             return
         self._stopped = True
         self._kept += self._unstarted()
-        await self._let_arrive()
+        await self._let_arrive(self._numbers)
         await self._adjust_all()
+        await self._handing_back.finish()
         unstarted = [item for item in self._kept if not item.is_lost]
         self._kept = []
         for result in await asyncio.gather(*(item.release() for item in unstarted), return_exceptions=True):
@@ -163,28 +215,33 @@ class RabbitSubscription:
             return
         if self._paused:
             self._left.add(slot.number)
-        if self._paused or self._stopped:
+        if self._paused or self._stopped or slot.number in self._surplus:
             await self._adjust(slot)
 
     async def hold(self, number: int) -> None:
         """Bring nothing new into this slot, whatever becomes of its channel."""
         self._held.add(number)
-        await self._adjust(self._slots[number])
+        if number in self._slots:
+            await self._adjust(self._slots[number])
 
     async def free(self, number: int) -> None:
         """Open a held slot again."""
         self._held.discard(number)
-        with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
-            await self._adjust(self._slots[number])
+        if number in self._slots:
+            with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
+                await self._adjust(self._slots[number])
 
-    async def _let_arrive(self) -> None:
-        """Wait until no slot may have a message on its way to it that was sent after its last ack."""
+    async def _let_arrive(self, numbers: Collection[int]) -> None:
+        """Wait until none of these slots may have a message on its way to it that was sent after its last ack."""
         now = asyncio.get_running_loop().time
         while True:
             waits = [
                 slot.free_since + _ON_ITS_WAY_S - now()
                 for slot in self._slots.values()
-                if slot.free_since is not None and slot.tag in slot.channel.consumers and not slot.gone.done()
+                if slot.number in numbers
+                and slot.free_since is not None
+                and slot.tag in slot.channel.consumers
+                and not slot.gone.done()
             ]
             longest_s = max(waits, default=0.0)
             if longest_s <= 0:
@@ -250,14 +307,25 @@ class RabbitSubscription:
         except Exception as error:
             raise operation_error(error, "opening a channel") from error
         self._kept = [delivery for delivery in self._kept if not delivery.is_lost]
-        new_lease = asyncio.get_running_loop().create_future
-        self._slots = {n: ConsumerSlot(n, tag, channel, new_lease()) for n, tag in enumerate(self._tags)}
-        self._by_tag = {slot.tag: slot for slot in self._slots.values()}
+        self._numbers = [number for number in self._numbers if number not in self._surplus]
+        self._surplus.clear()
+        self._slots.clear()
+        self._by_tag.clear()
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
-        slots = tuple(self._slots.values())
-        channel.closing.add_done_callback(lambda closing: _end_leases(closing, slots))
-        for slot in slots:
+        self._slots_on = channel
+        self._make_slots(channel, self._numbers)
+        for slot in tuple(self._slots.values()):
             await self._adjust(slot)
+
+    def _make_slots(self, channel: Channel, numbers: list[int]) -> None:
+        new_lease = asyncio.get_running_loop().create_future
+        slots = [ConsumerSlot(number, self._tag(number), channel, new_lease()) for number in numbers]
+        self._slots.update({slot.number: slot for slot in slots})
+        self._by_tag.update({slot.tag: slot for slot in slots})
+        channel.closing.add_done_callback(lambda closing: _end_leases(closing, slots))
+
+    def _tag(self, number: int) -> str:
+        return f"{self._app}.{self.queue}.{number + 1}"
 
     async def _close_channel(self) -> None:
         channel, self._channel = self._channel, None
@@ -270,7 +338,8 @@ class RabbitSubscription:
     # --- consumers
 
     async def _adjust_all(self) -> None:
-        await asyncio.gather(*(self._adjust(slot) for slot in list(self._slots.values())))
+        with contextlib.suppress(BrokerError):  # the channel is lost then: the supervisor starts all of them again
+            await asyncio.gather(*(self._adjust(slot) for slot in list(self._slots.values())))
 
     async def _adjust(self, slot: ConsumerSlot) -> None:
         """Make the slot consume, or not, as is wanted by now. A caller that is cancelled leaves at once."""
@@ -279,7 +348,8 @@ class RabbitSubscription:
 
     async def _reconcile(self, slot: ConsumerSlot) -> None:
         async with slot.changing:
-            wanted = not (self._stopped or slot.number in self._held or slot.number in self._left)
+            unwanted = slot.number in self._held or slot.number in self._left or slot.number in self._surplus
+            wanted = not (self._stopped or unwanted)
             consuming = slot.tag in slot.channel.consumers
             if slot.gone.done() or wanted == consuming:
                 return
@@ -318,9 +388,11 @@ class RabbitSubscription:
             return  # of an earlier channel: the broker has taken it back already
         delivery = RabbitDelivery(self, slot, delivered, frame.delivery_tag)
         slot.free_since = None
-        if self._paused or self._stopped:
+        self._arrived.set()
+        if slot.number in self._surplus and not self._stopped:
+            self._handing_back.add(delivery)
+        elif self._paused or self._stopped:
             self._kept.append(delivery)
-            self._arrived.set()
         else:
             self._deliveries.put_nowait(delivery)
 
@@ -341,7 +413,7 @@ class RabbitSubscription:
         The tag is a new one: RabbitMQ 4.3 keeps the old one for a while, and its reuse would close the connection.
         """
         self._recoveries += 1
-        tag = f"{self._tags[slot.number]}.{self._recoveries}"
+        tag = f"{self._tag(slot.number)}.{self._recoveries}"
         fresh = ConsumerSlot(slot.number, tag, slot.channel, asyncio.get_running_loop().create_future())
         self._slots[slot.number] = self._by_tag[tag] = fresh
         slot.channel.closing.add_done_callback(lambda closing: _end_leases(closing, (fresh,)))
@@ -353,7 +425,7 @@ class RabbitSubscription:
             log.debug("consumer not restarted, the channel's supervisor does it", cause=str(error))
 
 
-def _end_leases(closing: asyncio.Future[object], slots: tuple[ConsumerSlot, ...]) -> None:
+def _end_leases(closing: asyncio.Future[object], slots: Iterable[ConsumerSlot]) -> None:
     if not closing.cancelled():
         closing.exception()  # seen
     for slot in slots:

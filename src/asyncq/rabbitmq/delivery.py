@@ -89,6 +89,11 @@ class RabbitDelivery:
         """Whether the lease is gone."""
         return self._slot.gone.done()
 
+    @property
+    def slot(self) -> int:
+        """The number of the slot that holds it."""
+        return self._slot.number
+
     async def ack(self, *, hold: bool = False) -> None:
         """See `asyncq.broker.Delivery.ack`."""
         if hold:

@@ -121,7 +121,8 @@ def _permissions(patient: Patient, standing: Standing) -> Iterator[Finding]:
         return
     plan = (*plan_of(patient.names, patient.queues), *ladder_plan(patient.names))
     reply = QueueDeclaration(f"{patient.names.namespace}.reply.{patient.app or 'APP'}.HOST.PID.RANDOM")
-    lacking = missing_grants((*plan, reply), standing.permissions)
+    inbox = QueueDeclaration(f"{patient.names.control}.inbox.{patient.app or 'APP'}:HOST:PID")
+    lacking = missing_grants((*plan, reply, inbox), standing.permissions)
     grant = (
         f"`rabbitmqctl set_permissions --vhost '{standing.vhost}' '{standing.user}' CONFIGURE WRITE READ`, each a "
         "regular expression that matches the names ('.*' matches all)."
@@ -134,7 +135,10 @@ def _permissions(patient: Patient, standing: Standing) -> Iterator[Finding]:
     if reply.name in configure:
         seen = f"user {standing.user!r} may not configure {reply.name}, so it gets no results of tasks"
         yield Finding("warning", "permissions", seen, grant)
-    others = [name for name in configure if name != reply.name]
+    if inbox.name in configure:
+        seen = f"user {standing.user!r} may not configure {inbox.name}, so its workers cannot be asked or controlled"
+        yield Finding("warning", "permissions", seen, grant)
+    others = [name for name in configure if name not in {reply.name, inbox.name}]
     if others:
         yield Finding(
             "note",

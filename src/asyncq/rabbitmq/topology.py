@@ -10,9 +10,9 @@ Pure functions make plans; `apply` is the only thing here that talks to a broker
       (topic; see delay.py)                  (topic)        no queue for it
 
 Invariant: whatever asyncq publishes is either routed to a queue, or returned to its publisher, or, after its
-confirm, parked in `asyncq.unroutable`. So the two exchanges that a publisher uses (`tasks`, `delay.v1.enter`) have
-no alternate exchange, for with one the broker counts a message as routed and `mandatory` tells nothing; and all
-others have one.
+confirm, parked in `asyncq.unroutable`. So the exchanges that a publisher uses (`tasks`, `delay.v1.enter`, and
+`control`, which asks workers) have no alternate exchange, for with one the broker counts a message as routed and
+`mandatory` tells nothing; and all others have one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import aiormq.exceptions as amqp
 from aiormq.abc import AbstractChannel
 
 from asyncq.broker import QueueSpec
+from asyncq.control import WorkerName
 from asyncq.errors import BrokerError, BrokerUnavailable, InvalidQueueName
 from asyncq.queue_names import DEAD_SUFFIX, check_queue_name
 from asyncq.rabbitmq.declarations import (
@@ -146,6 +147,24 @@ class Names:
         """Return the stream of a journal."""
         return f"{self.namespace}.{name}"
 
+    @property
+    def control(self) -> str:
+        """Where all workers are asked."""
+        return f"{self.namespace}.control"
+
+    def control_inbox(self, worker: WorkerName, opening: int) -> str:
+        """Return the queue in which a worker hears questions, on the connection that is its n-th."""
+        return f"{self.control}.inbox.{worker}.{opening}"
+
+    def control_roll(self, worker: WorkerName, opening: int) -> str:
+        """Return the queue by which the broker tells that it knows a worker; see control.py."""
+        return f"{self.control}.roll.{worker}.{opening}"
+
+    def worker_of_roll(self, queue: str) -> WorkerName | None:
+        """Return the worker whose roll this queue is; None where it is no such queue."""
+        prefix = f"{self.control}.roll."
+        return WorkerName.read(queue[len(prefix) :].rpartition(".")[0]) if queue.startswith(prefix) else None
+
     def own(self, name: str) -> bool:
         """Tell whether a name is one of asyncq's own."""
         return name.startswith(f"{self.namespace}.")
@@ -156,7 +175,8 @@ def base_plan(names: Names) -> Plan:
     return (
         *delay_base_plan(names),
         ExchangeDeclaration(names.dead_exchange, "direct", {"alternate-exchange": names.unroutable}),
-        # No alternate exchange: with one, `mandatory` would tell the sender nothing.
+        # No alternate exchange: with one, `mandatory` would tell the sender nothing. So it is with the next one.
+        ExchangeDeclaration(names.control, "fanout"),
         ExchangeDeclaration(names.tasks_exchange, "direct"),
     )
 

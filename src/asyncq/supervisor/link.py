@@ -1,6 +1,7 @@
 """A worker's end of the link to its supervisor: a socket that both hold, and that ends with either.
 
     worker ──"ready"──▶ supervisor        it consumes
+    worker ──"leave"──▶ supervisor        it drains, and nobody shall take its place: `asyncq drain`
     worker ──"health"─▶ supervisor        how it is, once a second
     worker ◀──"drain"── supervisor        stop: the same as the first SIGTERM, and no matter how often
     worker ◀───end───── supervisor gone   drain as well, and end in any case
@@ -91,6 +92,11 @@ class SupervisorLink:
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError), self._writing:  # the supervisor is gone: the listener knows it too
             self._connection.sendall(f"{line}\n".encode())
+
+    def leave(self) -> None:
+        """Tell the supervisor that this worker drains for good."""
+        with contextlib.suppress(OSError):  # as above
+            self._connection.sendall(b"leave\n")
 
     def _listen(self) -> None:
         while self._receive():

@@ -53,6 +53,7 @@ class WorkerProcess:
     Attributes:
         pid: Its process id.
         ready: Whether it consumes.
+        leaving: Whether it drains because it was asked to, so that nobody shall take its place.
         connection: The supervisor's end of the link: readable when the worker has said something.
         silent: Whether its end of the link is closed: it is about to end.
         longest_end_s: How long its end may take, in seconds, from the moment that it was asked to stop.
@@ -62,6 +63,7 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], number: int) -> None:
         self.number = number
         self.ready = False
+        self.leaving = False
         self.silent = False
         self.longest_end_s = _UNREADY_END_S
         self.kill_at: float | None = None
@@ -125,7 +127,9 @@ class WorkerProcess:
             self.ready = True
             self.longest_end_s = float(value)
             return True
-        if word == "health":
+        if word == "leave":
+            self.leaving = True
+        elif word == "health":
             state, detail, patience_s = json.loads(value)
             self._told = Told(state, detail, patience_s, time.monotonic())
         return False

@@ -1,7 +1,7 @@
 """The supervisor's loop.
 
     run() ─▶ first process ──ready──▶ the others ─▶ watch: restart what ends (restarts.py)
-                 │ cannot start                         │ SIGTERM, SIGINT
+                 │ cannot start                         │ SIGTERM, SIGINT; or all were drained by `asyncq drain`
                  ▼                                      ▼
               give up: one message              drain all ──all have ended──▶ exit code
                                                         │ once more, or too late
@@ -79,6 +79,7 @@ class Supervisor:
         self._stopping = False
         self._gave_up: GiveUp | None = None
         self._stopped_by = 0
+        self._left: set[int] = set()  # places that stay empty
         self._last_ends: list[Ended] = []
 
     def health(self) -> tuple[Health, ...]:
@@ -123,10 +124,9 @@ class Supervisor:
             if self._changes is not None:
                 self._restart_for_changes(self._changes.take())
             self._kill_the_late()
-            if self._stopping:
-                if not self._running:
-                    return self._conclude()
-            else:
+            if self._left >= set(self._places) or (self._stopping and not self._running):
+                return self._conclude()
+            if not self._stopping:
                 self._start_what_is_due()
             for key, _ in self._selector.select(self._pause_s()):
                 key.data()
@@ -171,8 +171,12 @@ class Supervisor:
     def _became_ready(self) -> None:
         if not self._restarts.was_ready:
             now = time.monotonic()
-            self._starts.update({place: now for place in self._places if place not in self._running})
+            self._starts.update(dict.fromkeys(self._empty(), now))
         self._restarts.ready()
+
+    def _empty(self) -> list[int]:
+        """Return the places that are to be filled."""
+        return [place for place in self._places if place not in self._running and place not in self._left]
 
     def _reap(self) -> None:
         """Take in every child that has ended; as process 1 also those that nobody here has started."""
@@ -199,9 +203,14 @@ class Supervisor:
         if ended.was_ready and not was_ready:
             self._became_ready()
         keys = {"process": process.number, "pid": process.pid, "how": ended.how, "lived_s": round(ended.lived_s, 1)}
-        if self._stopping:
-            self._last_ends.append(ended)
+        if process.leaving:
+            # Before the first one was ready, the others wait for it, and there is nobody left to wait for.
+            self._left.update([place] if self._restarts.was_ready else self._places)
+            log.info("worker process ended; it was asked to drain, so it is not started again", **keys)
+        elif self._stopping:
             log.info("worker process ended", **keys)
+        if process.leaving or self._stopping:
+            self._last_ends.append(ended)
             return
         if self._changes is not None:
             self._ended_while_reloading(place, process, ended, keys)
@@ -232,8 +241,8 @@ class Supervisor:
             process.drain()
         if self._restarts.was_ready or not self._running:
             now = time.monotonic()
-            waiting = self._places if self._restarts.was_ready else self._places[:1]
-            self._starts.update({place: now for place in waiting if place not in self._running})
+            waiting = self._empty() if self._restarts.was_ready else self._empty()[:1]
+            self._starts.update(dict.fromkeys(waiting, now))
 
     # --- the end
 
@@ -286,7 +295,11 @@ class Supervisor:
         """Say what runs, and let each worker say what it runs."""
         for place in self._places:
             process = self._running.get(place)
-            state = "waiting" if process is None else "draining" if process.draining else "ready"
+            state = "ready"
+            if process is None:
+                state = "left" if place in self._left else "waiting"
+            elif process.draining or process.leaving:
+                state = "draining"
             log.info(
                 "worker process",
                 process=place + 1,

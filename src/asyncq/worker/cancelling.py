@@ -1,7 +1,8 @@
 """Cancelling in a worker: follow the journal, remember what shall not run, and stop what runs.
 
     journal ─▶ read to its end ─▶ the slots begin ─▶ follow it live ─┬─▶ revocations: asked for each delivery
-                                                                     └─▶ running attempts: interrupted
+                                                                     ├─▶ running attempts: interrupted
+                                                                     └─▶ paused queues: their slots take nothing
 
 Invariant: no delivery is run before all cancellations are known that the broker had confirmed when the worker began,
 or, after a lost connection, when it was back. A worker that may not read them does not work, for it would run what
@@ -17,7 +18,9 @@ from asyncq.cancellations import JOURNAL, Cancellation
 from asyncq.errors import AsyncQError
 from asyncq.journal import CaughtUp, Entry, Heard, Interrupted
 from asyncq.loggers import get_logger
+from asyncq.pauses import PauseNote
 from asyncq.worker.attempts import Attempts
+from asyncq.worker.paused_queues import PausedQueues
 from asyncq.worker.revocations import Revocations
 
 __all__ = ["Cancelling"]
@@ -35,16 +38,20 @@ class Cancelling:
         keep_s: How long cancellations are kept, in seconds; 0 switches cancelling off.
         revocations: What is kept up to date.
         attempts: What runs here.
+        paused: The queues that are paused: the journal has their entries too.
 
     Attributes:
         began: Set when the journal was read to its end for the first time.
     """
 
-    def __init__(self, broker: Broker, keep_s: float, revocations: Revocations, attempts: Attempts) -> None:
+    def __init__(
+        self, broker: Broker, keep_s: float, revocations: Revocations, attempts: Attempts, paused: PausedQueues
+    ) -> None:
         self._broker = broker
         self._keep_s = keep_s
         self._revocations = revocations
         self._attempts = attempts
+        self._paused = paused
         self.began = asyncio.Event()
 
     async def run(self) -> None:
@@ -84,6 +91,9 @@ class Cancelling:
                 self._revocations.fall_behind()
 
     def _take_entry(self, body: bytes) -> None:
+        if (note := PauseNote.read(body)) is not None:
+            self._paused.take(note)
+            return
         cancellation = Cancellation.read(body)
         if cancellation is None:
             log.warning("an entry among the cancellations cannot be read, it is left alone", size=len(body))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import anyio
+from anyio.abc import TaskGroup
 
 from asyncq.broker import Broker, QueueSpec, Subscription
 from asyncq.errors import BrokerError, BrokerRefused, QueueGone, TopologyMismatch, UsageError
@@ -31,7 +32,7 @@ class QueueConsumer:
     Args:
         broker: Where the queue is.
         spec: The queue, as it is declared again after a deletion.
-        slots: How many deliveries are worked on at once.
+        slots: How many deliveries are worked on at once; `set_slots` changes it.
         slot: What is done with each.
         breaker: Pauses the slots; None where nothing does.
 
@@ -50,6 +51,7 @@ class QueueConsumer:
         self._slot = slot
         self._breaker = breaker
         self._subscription: Subscription | None = None
+        self._resized = asyncio.Event()
         self._stopping = asyncio.Event()
         self.consuming = asyncio.Event()
         self.ended = asyncio.Event()
@@ -97,6 +99,11 @@ class QueueConsumer:
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             await self._declare_again()
 
+    def set_slots(self, slots: int) -> None:
+        """Work on so many deliveries at once from now on; 0 takes nothing. What runs may finish."""
+        self._slots = slots
+        self._resized.set()
+
     async def stop(self) -> None:
         """Take nothing new, and hand back what was not started. `ended` is set when the slots have finished."""
         self._stopping.set()
@@ -122,15 +129,33 @@ class QueueConsumer:
                     await self._breaker.attach(subscription)
                 if self._stopping.is_set():
                     await subscription.stop()
-                async with anyio.create_task_group() as loops:
-                    for _ in range(self._slots):
+                async with anyio.create_task_group() as resizing:
+                    async with anyio.create_task_group() as loops:
+                        # One also where there are no slots: it waits, and hears of the end of the subscription.
                         loops.start_soon(self._loop, subscription, errors)
+                        self._resized.set()
+                        resizing.start_soon(self._keep_size, subscription, loops, errors)
+                    resizing.cancel_scope.cancel()
             finally:
                 self._subscription = None
                 if self._breaker is not None:
                     self._breaker.detach()
         if errors:
             raise errors[0]
+
+    async def _keep_size(self, subscription: Subscription, loops: TaskGroup, errors: list[Exception]) -> None:
+        """Let the subscription have the slots that are wanted, with a loop for each. Loops that are too many wait."""
+        count = 1
+        while True:
+            await self._resized.wait()
+            self._resized.clear()
+            while count < self._slots:
+                loops.start_soon(self._loop, subscription, errors)
+                count += 1
+            try:
+                await subscription.resize(self._slots)
+            except Exception:
+                log.exception("the slots could not be changed", queue=self._spec.name)
 
     async def _loop(self, subscription: Subscription, errors: list[Exception]) -> None:
         """One slot's loop. Its error is noted, not raised: it must not cancel what the other slots run."""

@@ -25,6 +25,11 @@ class WorkerApp(Protocol):
     """What a worker needs of an app, which is open."""
 
     @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
     def tasks(self) -> Mapping[str, AnyTask]:
         """What it can run, by name on the wire."""
         ...

@@ -75,9 +75,16 @@ class Places:
         finally:
             patience.cancel()
 
+    def resize(self, total: int) -> None:
+        """Have so many places from now on. Those that are held stay so until they are given back."""
+        self._total = total
+        while self._waiting and self._held < total:
+            self._held += 1  # for whoever has waited longest
+            self.free()
+
     def free(self) -> None:
         """Give a place back: whoever has waited longest gets it."""
-        while self._waiting:
+        while self._waiting and self._held <= self._total:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result("taken")

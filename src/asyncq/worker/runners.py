@@ -100,6 +100,10 @@ class ThreadPool:
         """Wait for a free place and take it; see `Places.take`."""
         return await self._places.take()
 
+    def resize(self, places: int) -> None:
+        """Let so many run at once from now on."""
+        self._places.resize(places)
+
     def give_back(self) -> None:
         """Free a place that `place()` has given, unused."""
         self._places.free()

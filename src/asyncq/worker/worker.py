@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
@@ -26,12 +26,15 @@ from asyncq.breaker import BreakerState
 from asyncq.broker import QueueSpec
 from asyncq.clock import Clock
 from asyncq.context import TaskContext
+from asyncq.control import WorkerName
+from asyncq.control_values import WorkerPhase
 from asyncq.errors import AsyncQError, InvalidOption
 from asyncq.interpreter import FlowRules
 from asyncq.loggers import get_logger
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
 from asyncq.worker.admission import Admission
+from asyncq.worker.answering import Answering, Pools, Subject
 from asyncq.worker.attempt import GRACE_S, AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
@@ -45,9 +48,11 @@ from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
 from asyncq.worker.lifespan import run_in_lifespan
 from asyncq.worker.needs import WorkerApp
+from asyncq.worker.paused_queues import PausedQueues
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.process_pool.pool import ProcessPool, cores
 from asyncq.worker.publishing import Publishing
+from asyncq.worker.queues import WorkerQueues
 from asyncq.worker.recording import Recording
 from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
@@ -59,13 +64,11 @@ from asyncq.worker.slot import Slot
 from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
 
-__all__ = ["RunningTask", "Worker", "WorkerPhase", "WorkerStats"]
+__all__ = ["RunningTask", "Worker", "WorkerStats"]
 
 log = get_logger("asyncq.worker")
 
 _SETTLE_TIMEOUT_S = 10.0
-
-WorkerPhase = Literal["starting", "consuming", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class Worker:
 
     Attributes:
         observers: Hear of each delivery that was settled; they must be in it before `run()`.
+        on_retire: Called when somebody has asked this worker to drain for good; None for nothing.
 
     Raises:
         InvalidOption: No queue, or a queue without slots.
@@ -138,18 +142,24 @@ class Worker:
         self._clock = clock
         self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
         self._attempts = Attempts(broker, clock)
+        self._paused = PausedQueues(broker, settings, clock)
         self._revocations = Revocations(clock, settings.cancellations_kept_s)
-        self._cancelling = Cancelling(broker, settings.cancellations_kept_s, self._revocations, self._attempts)
+        keep_s = settings.cancellations_kept_s
+        self._cancelling = Cancelling(broker, keep_s, self._revocations, self._attempts, self._paused)
         self._threads = ThreadPool(places=settings.threads or sum(queues.values()))
         self._processes = ProcessPool(settings.task_processes or cores(), sender, settings.process_max_tasks)
         self._admission = Admission(self._threads, self._processes, Concurrency(clock), self._revocations)
-        self._breakers = {
+        breakers = {
             queue: QueueBreaker(queue, rules, clock)
             for queue in queues
             if (rules := app.breakers.of(queue)) is not None
         }
+        self._queues = WorkerQueues(
+            queues, breakers, self._paused, lambda total: self._threads.resize(settings.threads or total)
+        )
         self._app = app
-        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._control_name = WorkerName(app.name, socket.gethostname(), os.getpid(), os.urandom(4).hex())
+        self._name = self._control_name.name
         self._recording = Recording(
             app.recorder,
             app.tasks,
@@ -157,9 +167,7 @@ class Worker:
             interval_s=settings.progress_interval_s,
             lease_s=settings.time_limit_s,
         )
-        self._queues = dict(queues)
         self.observers: list[Observer] = []
-        self._consumers: list[QueueConsumer] = []
         self._watchdog = Watchdog(
             self._attempts, self._threads, settings.blocked_loop_after_s, self._processes.running_in
         )
@@ -168,6 +176,7 @@ class Worker:
         self._to_restart = False
         self._handed_back = False
         self._fatal: AsyncQError | None = None
+        self.on_retire: Callable[[], object] | None = None
         self._attempts.on_given_up = self._look_at_abandoned
 
     # --- what others see
@@ -185,7 +194,7 @@ class Worker:
     @property
     def queues(self) -> Mapping[str, int]:
         """Slots for each queue."""
-        return dict(self._queues)
+        return dict(self._queues.slots)
 
     @property
     def phase(self) -> WorkerPhase:
@@ -216,7 +225,7 @@ class Worker:
             processes_busy=self._processes.busy,
             overdue=self._attempts.overdue,
             outcomes=dict(self._attempts.outcomes),
-            breakers={queue: breaker.state for queue, breaker in self._breakers.items()},
+            breakers={queue: breaker.state for queue, breaker in self._queues.breakers.items()},
         )
 
     def dump(self) -> None:
@@ -248,15 +257,12 @@ class Worker:
     def _process_tasks(self) -> list[AnyTask]:
         """Return the tasks of these queues that run in processes."""
         tasks = self._app.tasks.values()
-        return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues]
+        return [task for task in tasks if task.runs_in == "process" and task.queue in self._queues.slots]
 
     async def _run(self, resources: Callable[[], Any]) -> int:
         await self._broker.ensure(self._specs)
         slot = self._make_slot(resources)
-        self._consumers = [
-            QueueConsumer(self._broker, spec, self._queues[spec.name], slot, self._breakers.get(spec.name))
-            for spec in self._specs
-        ]
+        consumers = self._queues.begin({spec.name: self._make_consumer(spec, slot) for spec in self._specs})
 
         async def consume(consumer: QueueConsumer) -> None:
             try:
@@ -268,9 +274,11 @@ class Worker:
         self._watchdog.start()
         try:
             async with anyio.create_task_group() as group:
+                group.start_soon(self._make_answering().run)
                 group.start_soon(self._follow_cancellations)
+                group.start_soon(self._paused.keep)
                 if await self._cancellations_are_known():
-                    for consumer in self._consumers:
+                    for consumer in consumers:
                         group.start_soon(consume, consumer)
                     group.start_soon(self._say_when_it_consumes)
                 if self._app.recorder is not None:
@@ -296,10 +304,10 @@ class Worker:
         await self._consuming.wait()
 
     async def _say_when_it_consumes(self) -> None:
-        for consumer in self._consumers:
+        for consumer in self._queues.consumers.values():
             await consumer.consuming.wait()
         if not self._stop_requested.is_set():
-            log.info("worker consumes", queues=self._queues)
+            log.info("worker consumes", queues=self.queues)
             self._consuming.set()
 
     def restart(self, why: str) -> None:
@@ -343,6 +351,13 @@ class Worker:
         """Drain, and let `run()` return: take nothing new, let what runs finish, hand back what takes too long."""
         self._stop_requested.set()
 
+    def retire(self) -> None:
+        """Drain as by `stop()`, and let whoever supervises this process know that no other one shall take its place."""
+        if self.on_retire is not None:
+            self.on_retire()
+        self._to_restart = False
+        self.stop()
+
     async def _drain(self) -> None:
         timeout_s = self._settings.drain_timeout_s
         log.info("draining", running=len(self._attempts), timeout_s=timeout_s)
@@ -351,7 +366,8 @@ class Worker:
         # By the machine's time: a process manager waits for the end of this process, and kills it when it has waited.
         deadline = anyio.current_time() + timeout_s
         with anyio.move_on_after(max(timeout_s, _SETTLE_TIMEOUT_S)):
-            await asyncio.gather(*(consumer.stop() for consumer in self._consumers), return_exceptions=True)
+            consumers = self._queues.consumers.values()
+            await asyncio.gather(*(consumer.stop() for consumer in consumers), return_exceptions=True)
         with anyio.CancelScope(deadline=deadline):
             await self._all_ended()
             return
@@ -375,7 +391,7 @@ class Worker:
         self.stop()
 
     async def _all_ended(self) -> None:
-        for consumer in self._consumers:
+        for consumer in self._queues.consumers.values():
             await consumer.ended.wait()
 
     def _let_go_of_threads(self) -> None:
@@ -390,6 +406,15 @@ class Worker:
         codes = [attempt.code for attempt in self._attempts if attempt.code is not None]
         if codes:
             await asyncio.wait(codes, timeout=self._grace_s)
+
+    def _make_consumer(self, spec: QueueSpec, slot: Slot) -> QueueConsumer:
+        slots, breaker = self._queues.slots[spec.name], self._queues.breakers.get(spec.name)
+        return QueueConsumer(self._broker, spec, slots, slot, breaker)
+
+    def _make_answering(self) -> Answering:
+        pools = Pools(self._threads, self._processes)
+        subject = Subject(self._control_name, self._queues, self._attempts, self._paused, pools, self)
+        return Answering(self._broker, subject, self._clock)
 
     def _make_slot(self, resources: Callable[[], Any]) -> Slot:
         settings, broker, clock = self._settings, self._broker, self._clock

@@ -134,6 +134,11 @@ class ProcessPool:
         self._closed = False
 
     @property
+    def places(self) -> int:
+        """How many tasks may run at once."""
+        return self._places.total
+
+    @property
     def busy(self) -> int:
         """How many tasks run, or are about to."""
         return self._places.held
