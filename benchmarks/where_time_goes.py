@@ -21,7 +21,7 @@ from asyncq.testing.node import NodeUnavailable
 from asyncq_app import QUEUE, app
 from bench import SLOTS, Bench, Sizes
 from broker import bench_broker
-from workflows import KINDS, Kind
+from workflows import Kind, kinds
 
 __all__: list[str] = []
 
@@ -90,7 +90,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with bench_broker(options.version) as broker:
-            for kind in KINDS:
+            for kind in kinds(Sizes()):
                 profile, took_s = asyncio.run(profiled(broker.url, kind, options.times * kind.in_a_row))
                 found = shares(profile)
                 total_s = sum(found.values())

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Final
 
-from bench import SLOTS, Bench, alternate, producer_command, worker_command
+from bench import SLOTS, Bench, Sizes, alternate, producer_command, worker_command
 from celery_settings import BACKEND, POOL, POOLS, settings
 from celery_settings import worker_command as worker_command_of_celery
 from figures import Figure, Limit, Pair
@@ -49,14 +48,17 @@ class Kind:
         return f"{self.shape} of {self.size:,}"
 
 
-KINDS: Final = (
-    Kind("chord", 10, _NEARLY_AS_FAST, in_a_row=20),
-    Kind("chord", 1000, _FASTER),
-    Kind("chain", 100, _NEARLY_AS_FAST, in_a_row=2),
-    Kind("group", 1000, _FASTER),
-)
-_WARM_UP = KINDS[1]
 _TRIAL = Kind("chord", 200, _FASTER)
+
+
+def kinds(sizes: Sizes) -> Sequence[Kind]:
+    """Return the workflows that are measured."""
+    return (
+        Kind("chord", 10, _NEARLY_AS_FAST, sizes.workflows_in_a_row),
+        Kind("chord", sizes.workflow_members, _FASTER),
+        Kind("chain", sizes.workflow_members // 10, _NEARLY_AS_FAST, 1 + sizes.workflows_in_a_row // 20),
+        Kind("group", sizes.workflow_members, _FASTER),
+    )
 
 
 async def measure_workflows(bench: Bench) -> list[Figure]:
@@ -68,9 +70,9 @@ async def measure_workflows(bench: Bench) -> list[Figure]:
             return []
         producers[CELERY] = celery
         for producer in producers.values():
-            await _seconds(producer, _WARM_UP)  # imports, caches, the reply queue
+            await _seconds(producer, kinds(bench.sizes)[1])  # imports, caches, the reply queue
         figures = []
-        for kind in KINDS:
+        for kind in kinds(bench.sizes):
             rounds = []
             for number in range(bench.sizes.workflow_rounds):
                 seconds = {side: await _seconds(producers[side], kind) for side in alternate(number, (CELERY, ASYNCQ))}
