@@ -94,14 +94,13 @@ def test_the_public_names_are_these_and_sorted():
 
 def test_every_error_is_drawn_in_the_tree_of_the_errors_module():
     """Whoever reads errors.py sees them all, and each has a docstring and the common base."""
-    for name in errors.__all__:
-        kind = getattr(errors, name)
+    kinds = {name: kind for name, kind in vars(errors).items() if getattr(kind, "__module__", "") == errors.__name__}
+    assert len(kinds) > 60
+    for name, kind in kinds.items():
         # `except Exception` in a task must let its soft limit through.
         assert issubclass(kind, errors.AsyncQError) or name == "SoftTimeLimit", name
         assert kind.__doc__, name
         assert name in (errors.__doc__ or ""), name
-    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and name[0] != "_"}
-    assert classes - {"Any", "CancelledError", "Sequence", "datetime"} == set(errors.__all__)
 
 
 def test_importing_asyncq_loads_neither_the_amqp_client_nor_the_command_line():
