@@ -34,6 +34,7 @@ from operating import measure_operating
 from publishing import measure_publishing
 from report import circumstances, table
 from resting import measure_memory
+from workflows import measure_workflows
 
 MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "publish": measure_publishing,
@@ -42,6 +43,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[list[Figure]]]] = {
     "memory": measure_memory,
     "import": measure_imports,
     "results": measure_keeping,
+    "workflows": measure_workflows,
     "operation": measure_operating,
 }
 

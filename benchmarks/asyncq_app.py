@@ -8,7 +8,7 @@ from asyncq import AsyncQ
 from meter import Meter
 from payload import Order
 
-__all__ = ["QUEUE", "app", "handle", "imported", "number_of"]
+__all__ = ["QUEUE", "add_one", "app", "handle", "imported", "number_of", "total"]
 
 QUEUE = "bench-asyncq"
 
@@ -33,3 +33,15 @@ async def number_of(order: Order) -> int:
 async def imported() -> list[str]:
     """Return the names of all modules that this worker has imported."""
     return sorted(sys.modules)
+
+
+@app.task(queue=QUEUE)
+async def add_one(number: int) -> int:
+    """A step of a workflow."""
+    return number + 1
+
+
+@app.task(queue=QUEUE)
+async def total(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)

@@ -54,6 +54,9 @@ class Sizes:
         kept: Messages of one such round, those of the warm-up included.
         kept_warm_up: Messages of it that are not timed.
         celery_pools: How many of Celery's pools are tried.
+        workflow_rounds: How often each workflow is run on either side.
+        workflow_members: How many tasks the large ones have.
+        workflows_in_a_row: How many small ones make one measurement.
         operated_ways: How many of them, from the first one.
         operated_rounds: How often each way of observing a worker is drained.
         operated: Messages of one such round, those of the warm-up included.
@@ -74,6 +77,9 @@ class Sizes:
     kept: int = 4000
     kept_warm_up: int = 1000
     celery_pools: int = 5
+    workflow_rounds: int = 7
+    workflow_members: int = 1000
+    workflows_in_a_row: int = 20
     operated_ways: int = 99
     operated_rounds: int = 9
     operated: int = 6500
@@ -97,6 +103,9 @@ class Sizes:
             kept=400,
             kept_warm_up=100,
             celery_pools=1,
+            workflow_rounds=1,
+            workflow_members=50,
+            workflows_in_a_row=1,
             operated_ways=2,
             operated_rounds=1,
             operated=400,

@@ -9,7 +9,7 @@ from celery import Celery
 from celery_settings import BACKEND, POOL, settings
 from meter import SharedMeter
 
-__all__ = ["app", "number_of"]
+__all__ = ["add_one", "app", "number_of", "total"]
 
 app = Celery("bench", broker=os.environ["ASYNCQ_BROKER_URL"], backend=os.environ[BACKEND])
 app.conf.update(settings(os.environ[POOL]), worker_redirect_stdouts=False)  # standard output is the meter's
@@ -21,3 +21,15 @@ def number_of(number: int, customer: str, price: float) -> int:  # noqa: ARG001 
     """Answer with one of the fields."""
     meter.tick()
     return number
+
+
+@app.task(name="add_one")
+def add_one(number: int) -> int:
+    """A step of a workflow."""
+    return number + 1
+
+
+@app.task(name="total")
+def total(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)

@@ -10,13 +10,17 @@ import sys
 import time
 from typing import Any
 
-from celery_app import app, number_of
+from celery import chain, chord, group
+from celery.exceptions import TimeoutError  # noqa: A004 - Celery's own
+
+from celery_app import add_one, app, number_of, total
 from celery_settings import QUEUE
 from payload import FIELDS
 
 __all__: list[str] = []
 
 _PAUSE_S = 0.05
+_RESULT_TIMEOUT_S = 60.0
 
 
 class Commands:
@@ -44,6 +48,30 @@ class Commands:
                 backend.client.flushdb()
                 return {"count": right}
             time.sleep(_PAUSE_S)
+
+    def workflow(self, kind: str, size: int) -> dict[str, Any]:
+        """Send a workflow, wait for its result, and return how long that took."""
+        queue = app.amqp.queues[QUEUE]
+        with app.connection_for_write() as connection, connection.channel() as channel:
+            queue.bind(channel).declare()
+        started = time.perf_counter()
+        match kind:
+            case "chain":
+                result = chain(add_one.s(0), *(add_one.s() for _ in range(size - 1))).apply_async()
+                wanted: Any = size
+            case "group":
+                result = group(add_one.s(number) for number in range(size)).apply_async()
+                wanted = list(range(1, size + 1))
+            case _:
+                result = chord((add_one.s(number) for number in range(size)), total.s()).apply_async()
+                wanted = size * (size + 1) // 2
+        try:
+            found = result.get(timeout=_RESULT_TIMEOUT_S)
+        except TimeoutError:  # the pool with a hundred processes may take so long on a small, busy machine
+            return {"seconds": None}
+        if found != wanted:
+            raise AssertionError(f"a wrong result: {found}")
+        return {"seconds": time.perf_counter() - started}
 
 
 def serve() -> None:

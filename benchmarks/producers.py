@@ -23,6 +23,7 @@ __all__: list[str] = []
 
 RESULT = json.dumps(FIELDS["number"]).encode()
 _PAUSE_S = 0.05
+_RESULT_TIMEOUT_S = 100.0
 BATCH = 100
 """How many publishes are under way at once."""
 
@@ -167,6 +168,26 @@ class Asyncq:
                 return right
             await asyncio.sleep(_PAUSE_S)
 
+    async def workflow(self, kind: str, size: int) -> float:
+        """Send a workflow, wait for its result, and return how long that took, in seconds."""
+        from asyncq import chain, chord, group  # noqa: PLC0415 - as above
+        from asyncq_app import add_one, total  # noqa: PLC0415 - as above
+
+        started = time.perf_counter()
+        workflow: Any
+        match kind:
+            case "chain":
+                workflow, wanted = chain(add_one.s(0), *[add_one] * (size - 1)), size
+            case "group":
+                workflow, wanted = group(add_one.s(number) for number in range(size)), list(range(1, size + 1))
+            case _:
+                workflow = chord(group(add_one.s(number) for number in range(size)), total)
+                wanted = size * (size + 1) // 2
+        handle = await workflow.send()
+        if (found := await handle.result(timeout=_RESULT_TIMEOUT_S)) != wanted:
+            raise AssertionError(f"a wrong result: {found}")
+        return time.perf_counter() - started
+
     async def imported(self) -> list[str]:
         """Return the modules that the worker has imported."""
         import asyncq_app  # noqa: PLC0415 - as above
@@ -233,6 +254,11 @@ class Commands:
         """Wait until their results are there, forget them, and return how many there were."""
         assert isinstance(self._producer, Asyncq)
         return {"count": await self._producer.count_kept(timeout_s)}
+
+    async def workflow(self, kind: str, size: int) -> dict[str, Any]:
+        """Send a workflow, wait for its result, and return how long that took."""
+        assert isinstance(self._producer, Asyncq)
+        return {"seconds": await self._producer.workflow(kind, size)}
 
     async def imported(self) -> dict[str, Any]:
         """Return the names of the modules that asyncq's worker has imported."""

@@ -18,6 +18,7 @@ from typing import Any
 from asyncq.breaker import BreakerDefaults
 from asyncq.broker import Address, DeadLetter, Delay, Identity, Publication, Queue, QueueSpec, ReplyTo
 from asyncq.errors import AsyncQError, LeaseLost
+from asyncq.interpreter import FlowRules
 from asyncq.memory.broker import MemoryBroker
 from asyncq.memory.consumer import MemorySubscription
 from asyncq.memory.node import MemoryNode
@@ -37,6 +38,7 @@ from asyncq.worker.attempt import AnyTask, Limits
 from asyncq.worker.attempts import Attempts
 from asyncq.worker.callbacks import Callbacks
 from asyncq.worker.concurrency import Concurrency
+from asyncq.worker.continuing import Continuing
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.intake import Intake
 from asyncq.worker.process_pool.pool import ProcessPool
@@ -210,7 +212,16 @@ class Kit:
             self.broker, self.clock, tracing, timeout_s=1, delivery_limit=SETTINGS.delivery_limit
         )
         self.callbacks = Callbacks(self.tasks, self.publishing, self.clock, exchange="asyncq.tasks")
-        self.settlement = Settlement(self.publishing, self.callbacks, self.recording, self.clock, worker="host:1")
+        self.continuing = Continuing(
+            self.broker,
+            self.publishing,
+            self.callbacks,
+            self.recording,
+            self.clock,
+            FlowRules("asyncq.tasks", 16 * 1024 * 1024, 3600),
+            timeout_s=30,
+        )
+        self.settlement = Settlement(self.publishing, self.continuing, self.recording, self.clock, worker="host:1")
         self.slot = Slot(self.execution, self.settlement, self.attempts, self.clock, traces=traces)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], AnyTask]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from asyncq.errors import (
         AsyncQError,
         BrokerError,
+        ChordExpired,
+        ChordFailed,
+        InvalidWorkflow,
         NoResultStore,
         NotSent,
         PartlyDone,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
         Unroutable,
     )
+    from asyncq.failed_member import FailedMember
     from asyncq.failed_task import FailedTask
     from asyncq.middleware import AttemptInfo, CallNext, Middleware
     from asyncq.outcome import Outcome
@@ -57,6 +61,11 @@ if TYPE_CHECKING:
     from asyncq.signature import Signature
     from asyncq.status import TaskState, TaskStatus
     from asyncq.task import Task
+    from asyncq.workflow.building import chain, chord, group
+    from asyncq.workflow.partial import PartialSignature
+    from asyncq.workflow.values import Chain, Chord, Group
+    from asyncq.workflow.workflow import Workflow
+    from asyncq.workflow_handle import NodeStatus, WorkflowHandle, WorkflowStatus
 
 __all__ = [
     "AsyncQ",
@@ -65,19 +74,28 @@ __all__ = [
     "AttemptInfo",
     "BrokerError",
     "CallNext",
+    "Chain",
+    "Chord",
+    "ChordExpired",
+    "ChordFailed",
     "CircuitBreaker",
     "Cron",
     "DeadLetterFilter",
     "Depends",
     "Every",
     "Exponential",
+    "FailedMember",
     "FailedTask",
     "Fixed",
+    "Group",
+    "InvalidWorkflow",
     "Linear",
     "Middleware",
     "NoResultStore",
+    "NodeStatus",
     "NotSent",
     "Outcome",
+    "PartialSignature",
     "PartlyDone",
     "PartlySent",
     "ProcessDied",
@@ -109,8 +127,14 @@ __all__ = [
     "TaskStatus",
     "TimeLimitExceeded",
     "Unroutable",
+    "Workflow",
+    "WorkflowHandle",
+    "WorkflowStatus",
+    "chain",
+    "chord",
     "current_context",
     "gather_results",
+    "group",
 ]
 
 _HOMES = {
@@ -120,19 +144,28 @@ _HOMES = {
     "AttemptInfo": "asyncq.middleware",
     "BrokerError": "asyncq.errors",
     "CallNext": "asyncq.middleware",
+    "Chain": "asyncq.workflow.values",
+    "Chord": "asyncq.workflow.values",
+    "ChordExpired": "asyncq.errors",
+    "ChordFailed": "asyncq.errors",
     "CircuitBreaker": "asyncq.breaker",
     "Cron": "asyncq.cron",
     "DeadLetterFilter": "asyncq.dead_letters.filters",
     "Depends": "asyncq.dependencies",
     "Every": "asyncq.schedule",
     "Exponential": "asyncq.retry",
+    "FailedMember": "asyncq.failed_member",
     "FailedTask": "asyncq.failed_task",
     "Fixed": "asyncq.retry",
+    "Group": "asyncq.workflow.values",
+    "InvalidWorkflow": "asyncq.errors",
     "Linear": "asyncq.retry",
     "Middleware": "asyncq.middleware",
     "NoResultStore": "asyncq.errors",
+    "NodeStatus": "asyncq.workflow_handle",
     "NotSent": "asyncq.errors",
     "Outcome": "asyncq.outcome",
+    "PartialSignature": "asyncq.workflow.partial",
     "PartlyDone": "asyncq.errors",
     "PartlySent": "asyncq.errors",
     "ProcessDied": "asyncq.errors",
@@ -154,8 +187,8 @@ _HOMES = {
     "SoftTimeLimit": "asyncq.errors",
     "StoreUnavailable": "asyncq.errors",
     "Task": "asyncq.task",
-    "TaskContext": "asyncq.context",
     "TaskCancelled": "asyncq.errors",
+    "TaskContext": "asyncq.context",
     "TaskExpired": "asyncq.errors",
     "TaskFailed": "asyncq.errors",
     "TaskNotFound": "asyncq.errors",
@@ -164,8 +197,14 @@ _HOMES = {
     "TaskStatus": "asyncq.status",
     "TimeLimitExceeded": "asyncq.errors",
     "Unroutable": "asyncq.errors",
+    "Workflow": "asyncq.workflow.workflow",
+    "WorkflowHandle": "asyncq.workflow_handle",
+    "WorkflowStatus": "asyncq.workflow_handle",
+    "chain": "asyncq.workflow.building",
+    "chord": "asyncq.workflow.building",
     "current_context": "asyncq.context",
     "gather_results": "asyncq.results",
+    "group": "asyncq.workflow.building",
 }
 
 

@@ -34,6 +34,7 @@ from asyncq.sends import SendObserver
 from asyncq.settings import Settings, load_settings
 from asyncq.signature import Signature
 from asyncq.tracing.switch import tracing_of
+from asyncq.workflow.workflow import Workflow
 
 if TYPE_CHECKING:
     from asyncq.dead_letters.queue import DeadLetterQueue
@@ -355,19 +356,22 @@ class AsyncQ(SendingApp):
         """Return the app's lifespan, to be entered; None where it has none. For workers."""
         return None if self._lifespan is None else self._lifespan(self)
 
-    def schedule(self, name: str, task: Signature[Any] | str, when: Any, **options: Unpack[ScheduleOptions]) -> None:
-        """Let a task run by itself, wherever a scheduler runs: `asyncq scheduler`, or `asyncq worker --scheduler`.
+    def schedule(
+        self, name: str, task: Signature[Any] | Workflow[Any] | str, when: Any, **options: Unpack[ScheduleOptions]
+    ) -> None:
+        """Let a task or a workflow run by itself, wherever a scheduler runs: `asyncq scheduler`, `worker --scheduler`.
 
         Args:
             name: Of the schedule: letters, digits, `.`, `_`, `-`. It is part of its tasks' ids.
-            task: A signature, with arguments and the options of the send, or the name of a task without arguments.
+            task: A signature or a workflow, with arguments and the options of the send; or the name of a task without
+                arguments.
             when: `Cron`, `Every` or `At`; a number of seconds or a `timedelta` means `Every`.
             **options: See `asyncq.scheduler.declared.ScheduleOptions`.
 
         Raises:
             InvalidOption: A value cannot be used, or there is such a schedule already.
         """
-        self.schedules.add(name, self.signature(task), when, options)
+        self.schedules.add(name, task if isinstance(task, Workflow) else self.signature(task), when, options)
 
     def scheduler(self) -> Scheduler:
         """Return a scheduler for this app; `await scheduler.run()` inside `async with app:` starts it.

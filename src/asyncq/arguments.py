@@ -60,7 +60,9 @@ class Arguments:
         "_names",
         "_positional",
         "_positional_only",
+        "_some",
         "_task",
+        "_types",
         "dependencies",
         "parameters",
     )
@@ -85,6 +87,8 @@ class Arguments:
         self._positional_only = tuple(
             item.name for item in parameters if item.kind is inspect.Parameter.POSITIONAL_ONLY
         )
+        self._types: Mapping[str, Any] = {}
+        self._some: dict[frozenset[str], Codec] = {}
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, pass_context: bool = False, task: str | None = None) -> Arguments:
@@ -175,6 +179,55 @@ class Arguments:
         except NotWritable as error:
             raise TypeError(f"{self._task}(): an argument cannot be written as JSON: {error}") from error
 
+    def encode_some(self, given: Mapping[str, Any]) -> bytes:
+        """Check some of the arguments, by their parameters' names, and write them as a JSON object.
+
+        Raises:
+            pydantic.ValidationError: A value does not fit.
+            TypeError: A value cannot be written as JSON.
+        """
+        if not given:
+            return b"{}"
+        self.resolve()
+        names = frozenset(given)
+        codec = self._some.get(names)
+        if codec is None:
+            types = {name: self._types[name] for name in given}
+            codec = self._some[names] = codec_for(self._object_type(types), f"task {self._task!r}")
+        try:
+            return codec.write(given)
+        except NotWritable as error:
+            raise TypeError(f"{self._task}(): an argument cannot be written as JSON: {error}") from error
+
+    @property
+    def message(self) -> str | None:
+        """The name of the only parameter, where it is a model that is the message itself; else None."""
+        self.resolve()
+        return self._message
+
+    def by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by their parameters' names; some may be missing.
+
+        Raises:
+            TypeError: Unknown or too many arguments, as in a call of the function.
+        """
+        self.resolve()
+        given = self._bound(args, dict(kwargs))
+        if self._positional_only and kwargs:
+            self._refuse_positional_only(dict(kwargs))
+        self._refuse_unknown(given)
+        return given
+
+    def annotation(self, name: str) -> Any:
+        """Return the resolved type of a parameter."""
+        self.resolve()
+        return self._types[name]
+
+    def wire_keys(self) -> dict[str, str]:
+        """Return what the parameters are called in the message, by their names."""
+        codec = self.resolve()
+        return dict(zip((item.name for item in self.parameters), codec.wire_keys, strict=True))
+
     def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read the body of a message.
 
@@ -231,6 +284,7 @@ class Arguments:
             codec = codec_for(types[message], self._what(message), forbid_extra=True)
         self._refuse_wire_keys(codec.wire_keys)
         self._message = message
+        self._types = types
         self._local_names = None  # lets go of the frame around a local function
         self._codec = codec
         return codec
@@ -313,14 +367,17 @@ class Arguments:
 
     def _check_call(self, given: Mapping[str, Any]) -> None:
         """Raise what a call of the function would raise for unknown and missing arguments."""
+        self._refuse_unknown(given)
+        missing = [repr(item.name) for item in self.parameters if item.default is item.empty and item.name not in given]
+        if missing:
+            raise TypeError(f"{self._task}() missing {_count(len(missing), 'required argument')}: {', '.join(missing)}")
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
         for name in given:
             if name in self.dependencies:
                 raise TypeError(f"{self._task}() makes {name!r} where it runs (Depends), so it cannot be sent")
             if name not in self._names:
                 raise TypeError(f"{self._task}() got an unexpected keyword argument {name!r}")
-        missing = [repr(item.name) for item in self.parameters if item.default is item.empty and item.name not in given]
-        if missing:
-            raise TypeError(f"{self._task}() missing {_count(len(missing), 'required argument')}: {', '.join(missing)}")
 
 
 def _without_reserved_keys(body: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """The body of a task message: a JSON object of the arguments, in which keys that begin with `$` belong to asyncq.
 
-`$on_failure` says what is sent when the task has finally failed, `$failed` tells such a callback of its task; workflows
-will have keys of their own. In the body, because a header frame cannot be split, and these may be large.
+`$on_failure` says what is sent when the task has finally failed, `$failed` tells such a callback of its task,
+`$workflow` holds the place of a task in its workflow, and `$items` the calls of a chunk. In the body, because a header
+frame cannot be split, and these may be large.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pydantic_core import from_json
 
 from asyncq.errors import MalformedMessage
 
-__all__ = ["FAILED", "ON_FAILURE", "RESERVED_PREFIX", "arguments_in", "object_of", "with_key"]
+__all__ = ["FAILED", "ITEMS", "ON_FAILURE", "RESERVED_PREFIX", "arguments_in", "object_of", "with_key"]
 
 RESERVED_PREFIX = "$"
 ON_FAILURE = "$on_failure"
 FAILED = "$failed"
+ITEMS = "$items"
 
 
 def object_of(body: bytes) -> dict[str, Any]:

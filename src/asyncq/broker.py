@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from asyncq.barrier import Barriers
 from asyncq.errors import PublishError
 from asyncq.history import FailedAttempt
 from asyncq.journal import Journal
@@ -209,6 +210,10 @@ class Broker(Protocol):
 
     def dead_letters(self, queue: str) -> DeadLetters:
         """Return the dead letters of a task queue."""
+        ...
+
+    def barriers(self) -> Barriers:
+        """Return the barriers of this namespace, at which the members of chords arrive."""
         ...
 
     def journal(self, name: str, *, keep_s: float) -> Journal:

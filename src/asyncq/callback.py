@@ -25,7 +25,7 @@ from asyncq.message import HeaderValue
 from asyncq.queue_names import check_queue_name
 from asyncq.signals import seconds_of
 
-__all__ = ["DEEPEST", "Callback", "CallsBack", "callback_in"]
+__all__ = ["DEEPEST", "Callback", "CallsBack", "callback_in", "read_callback"]
 
 DEEPEST = 5
 """How many callbacks may follow from one task, each from the failure of the one before: two that call each other back
@@ -96,11 +96,15 @@ def callback_in(body: bytes) -> tuple[bool, Callback | None]:
     except MalformedMessage:
         return False, None  # the message itself is refused for it
     value = message.get(ON_FAILURE)
-    return ON_FAILURE in message, None if value is None else _read(value)
+    return ON_FAILURE in message, None if value is None else read_callback(value)
 
 
-def _read(value: Any, depth: int = 1) -> Callback:
-    """Check what a foreign client may have written."""
+def read_callback(value: Any, depth: int = 1) -> Callback:
+    """Check what a foreign client may have written.
+
+    Raises:
+        MalformedMessage: It is no callback.
+    """
     if depth > DEEPEST:
         raise MalformedMessage(f"{ON_FAILURE} is nested too deep: callbacks of callbacks go {DEEPEST} deep.")
     if not isinstance(value, dict):
@@ -125,5 +129,5 @@ def _read(value: Any, depth: int = 1) -> Callback:
         arguments=None if arguments is None else to_json(arguments_in(arguments)),
         headers=own,
         delay_s=delay_s,
-        on_failure=None if inner is None else _read(inner, depth + 1),
+        on_failure=None if inner is None else read_callback(inner, depth + 1),
     )

@@ -10,13 +10,14 @@ a handle for them lives, so replies that nobody claims take no memory.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
-from asyncq.broker import Broker, Delay, Exchange, Mailbox, Publication
+from asyncq.broker import Broker, Exchange, Mailbox, Publication
 from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import TaskContext, current_context
@@ -31,31 +32,26 @@ from asyncq.errors import (
     PublishError,
     ReplyLost,
 )
-from asyncq.life import SENT_AT
 from asyncq.loggers import get_logger
-from asyncq.message import (
-    DEADLINE_AT,
-    DUE_AT,
-    EXPIRES_AT,
-    PARENT_ID,
-    ROOT_ID,
-    SOFT_LIMIT_MS,
-    TIME_LIMIT_MS,
-    HeaderValue,
-    Message,
-    deadline_ms_of,
-    new_id,
-    root_id_of,
-)
-from asyncq.options import Sending
+from asyncq.message import DUE_AT, Message, deadline_ms_of, new_id, root_id_of
 from asyncq.outbox import Outbox
+from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.pending_reply import PendingReply
+from asyncq.program import Program
+from asyncq.program import Workflow as Whole
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
 from asyncq.results import ResultHandle
+from asyncq.sending_road import Publish
 from asyncq.settings import Settings
 from asyncq.signature import Signature
-from asyncq.stages import first_leg
+from asyncq.workflow.preparing import Prepared, prepared
+from asyncq.workflow.reading import reading_of
+from asyncq.workflow.workflow import Workflow
+from asyncq.workflow_handle import WorkflowHandle
+from asyncq.workflow_progress.outcome import Reading
+from asyncq.workflow_progress.replies import WorkflowReplies
+from asyncq.workflow_sending import WorkflowSending
 
 if TYPE_CHECKING:
     from asyncq.tracing.spans import Tracing
@@ -65,6 +61,8 @@ __all__ = ["Client"]
 log = get_logger("asyncq.client")
 
 R = TypeVar("R")
+
+_NOBODY = Lineage()
 
 _IN_FLIGHT = 1000
 """How many confirms `send_many` waits for at once: enough to fill the pipe, few enough to bound the memory."""
@@ -109,7 +107,17 @@ class Client:
         self._clock = clock
         self._tasks_exchange = f"{settings.namespace}.tasks"
         self._checked_queues: set[str] = set()
-        self._pending: WeakValueDictionary[str, PendingReply] = WeakValueDictionary()
+        self._pending: WeakValueDictionary[str, PendingReply | WorkflowReplies] = WeakValueDictionary()
+        self._workflows = WorkflowSending(
+            app,
+            broker,
+            settings,
+            clock,
+            recorder,
+            canceller=self.canceller,
+            pending=self._pending,
+            publish_many=self.outbox.publish_many,
+        )
         self._mailbox: Mailbox | None = None
         self._opened: asyncio.Future[Mailbox]
         self._reader: asyncio.Task[None] | None = None
@@ -153,18 +161,23 @@ class Client:
         timeout_s = signature.sending.timeout_s
         return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
 
-    async def send_by(self, signature: Signature[Any], publish: Callable[[Publication], Awaitable[None]]) -> None:
-        """Send the signature by another way to the broker, without a reply.
+    async def send_by(self, what: Signature[Any] | Workflow[Any], publish: Publish) -> None:
+        """Send a signature or a workflow by another way to the broker, without a reply.
 
         Args:
-            signature: What to send.
-            publish: Returns once the broker has confirmed it. What it raises passes unchanged.
+            what: What to send.
+            publish: Returns once the broker has confirmed a message. What it raises passes unchanged.
 
         Raises:
             InvalidOption: It would expire before it is due.
+            PartlySent: Some of a workflow's first messages were not taken.
         """
-        publication, _ = await self._prepare(signature, reply=False)
-        await self._send(signature, publication, publish)
+        if isinstance(what, Workflow):
+            ready = prepared(what, self._clock.now_ms())
+            await self._workflows.send(ready, reading_of(what), _lineage(), None, publish)
+            return
+        publication, _ = await self._prepare(what, reply=False)
+        await self._send(what, publication, publish)
 
     async def send_many(self, signatures: Iterable[Signature[R]]) -> list[ResultHandle[R]]:
         """Publish many signatures with their confirms pipelined. The iterable is read as it is needed.
@@ -197,6 +210,61 @@ class Client:
             ) from errors[0]
         return [item for item in outcomes if isinstance(item, ResultHandle)]
 
+    # --- workflows
+
+    async def send_workflow(self, workflow: Workflow[R]) -> WorkflowHandle[R]:
+        """Publish what a workflow begins with, and return once the broker has confirmed all of it.
+
+        Raises:
+            InvalidWorkflow: It begins with a task that takes what came before.
+            PartlySent: Some of its first messages were not taken.
+            PublishError: Its other subclasses say what happened.
+            BrokerError: The queue of a chord could not be made.
+        """
+        ready = prepared(workflow, self._clock.now_ms())
+        return cast("WorkflowHandle[R]", await self.send_prepared(ready, reading_of(workflow)))
+
+    async def call_workflow(self, workflow: Workflow[R]) -> R:
+        """Publish what a workflow begins with and wait for its result; raises what both raise."""
+        if workflow.sending.reply is False:
+            workflow = workflow.sent_with(replace(workflow.sending, reply=True))
+        handle = await self.send_workflow(workflow)
+        timeout_s = workflow.sending.timeout_s
+        return await handle.result(self._settings.call_timeout_s if timeout_s is None else timeout_s)
+
+    async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
+        """Publish what a prepared workflow begins with, whose result is read so; see `send_workflow`."""
+        reply_to = (await self._open_mailbox()).address if ready.reply else None
+        return await self._workflows.send(ready, reading, _lineage(), reply_to)
+
+    def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:
+        """Return a handle for a workflow that anybody has sent.
+
+        Args:
+            workflow_id: Its id.
+            workflow: Which workflow it is; None where only the result store knows.
+        """
+        return self._workflows.handle_of(workflow_id, workflow)
+
+    async def send_program(
+        self, program: Program, workflow: Whole, *, expect: Sequence[str] = ()
+    ) -> dict[str, PendingReply]:
+        """Publish what a compiled workflow begins with, and return once the broker has confirmed all of it.
+
+        Args:
+            program: What it was compiled to.
+            workflow: What all of its messages know; `reply_to` and `sent_ms` are set here.
+            expect: The ids whose ends are wanted here, the workflow's own among them.
+
+        Returns:
+            What will come of each of these ids. Raises what `WorkflowSending.start` raises.
+        """
+        reply_to = (await self._open_mailbox()).address if expect else None
+        pending = {id_: self._expect(id_) for id_ in expect}
+        whole = replace(workflow, reply_to=reply_to, sent_ms=self._clock.now_ms())
+        await self._workflows.start(program, whole, _lineage())
+        return pending
+
     async def _send_batch(self, batch: Sequence[Signature[R]]) -> list[ResultHandle[R] | PublishError]:
         prepared = [await self._prepare(signature) for signature in batch]
         errors = await self.outbox.publish_many([publication for publication, _ in prepared])
@@ -212,7 +280,7 @@ class Client:
         self,
         signature: Signature[Any],
         publication: Publication,
-        publish: Callable[[Publication], Awaitable[None]] | None = None,
+        publish: Publish | None = None,
     ) -> None:
         await self.outbox.publish(publication, publish)
         await self._note([(signature, publication.message)])
@@ -242,7 +310,7 @@ class Client:
         pending = self._pending.get(task_id) if self.recorder is None else None
         return ResultHandle(
             task_id,
-            pending,
+            pending if isinstance(pending, PendingReply) else None,
             decode,
             self.recorder,
             task,
@@ -266,21 +334,8 @@ class Client:
             reply = signature.reply if sending.reply is None else sending.reply
         task_id = sending.task_id or new_id()
         now_ms = self._clock.now_ms()
-        delay_s, expires_ms = sending.times_at(now_ms)
         keeping = sending.keeping.over(signature.keeping)
-        headers: dict[str, HeaderValue] = {
-            SENT_AT: now_ms,  # before the headers: a tick was sent at its fire time, and users have no such header
-            **sending.headers,
-            **keeping.headers(),
-            **_lineage(),
-            **_limits(sending, now_ms),
-        }
-        if delay_s > 0:
-            due_ms = headers[DUE_AT] = now_ms + round(delay_s * 1000)
-            delay_s, staged = first_leg(delay_s, due_ms)
-            headers.update(staged)
-        if expires_ms is not None:
-            headers[EXPIRES_AT] = expires_ms
+        headers, delay = headers_and_delay(sending, keeping, _lineage(), now_ms)
         pending, reply_to = None, None
         if reply:
             reply_to = (await self._open_mailbox()).address
@@ -298,9 +353,7 @@ class Client:
             timestamp_ms=now_ms,
             app_id=self._app,
         )
-        publication = Publication(
-            message, Exchange(self._tasks_exchange, queue), Delay(delay_s) if delay_s > 0 else None
-        )
+        publication = Publication(message, Exchange(self._tasks_exchange, queue), delay)
         due_at_ms = headers.get(DUE_AT)
 
         async def cancel() -> None:
@@ -313,7 +366,7 @@ class Client:
     def _expect(self, task_id: str) -> PendingReply:
         pending = self._pending.get(task_id)
         # Sent again: what was lost before is lost for the old handle, and what came before is that one's end.
-        if pending is None or pending.lost is not None or pending.final is not None:
+        if not isinstance(pending, PendingReply) or pending.lost is not None or pending.final is not None:
             pending = self._pending[task_id] = PendingReply()
         return pending
 
@@ -377,24 +430,13 @@ class Client:
             pending.lose(error)
 
 
-def _lineage() -> dict[str, Any]:
-    """Return the headers that tell which task has sent this one."""
+def _lineage() -> Lineage:
+    """Return which task sends this one, if one does. What has a deadline passes it on."""
     context = _sending_task()
-    return {} if context is None else {PARENT_ID: context.task_id, ROOT_ID: root_id_of(context.message)}
-
-
-def _limits(sending: Sending, now_ms: int) -> dict[str, Any]:
-    """Return the headers of a send's limits; mostly there are none.
-
-    A task that has a deadline passes it on to what it sends: a later one does not help anybody who waits for it.
-    """
-    seconds = {TIME_LIMIT_MS: sending.time_limit_s, SOFT_LIMIT_MS: sending.soft_time_limit_s}
-    found: dict[str, Any] = {name: round(limit_s * 1000) for name, limit_s in seconds.items() if limit_s is not None}
-    context, own_ms = _sending_task(), sending.deadline_at(now_ms)
-    declines = sending.says_deadline and own_ms is None
-    inherited_ms = None if context is None or declines else deadline_ms_of(context.message)
-    ends = [end for end in (own_ms, inherited_ms) if end is not None]
-    return {**found, DEADLINE_AT: min(ends)} if ends else found
+    if context is None:
+        return _NOBODY
+    message = context.message
+    return Lineage(context.task_id, root_id_of(message), deadline_ms_of(message))
 
 
 def _sending_task() -> TaskContext | None:

@@ -7,6 +7,7 @@
     │   ├── UnknownTask                a name that no task of this app has
     │   ├── UnknownDeadLetter          an id that no dead letter of the queue has
     │   ├── InvalidOption              an option's value cannot be used
+    │   ├── InvalidWorkflow            the parts of a workflow do not fit together
     │   ├── UnknownQueue               a queue that is not there, or that no worker consumes
     │   ├── UnknownWorker              a worker, or a host, that the broker does not know
     │   ├── InvalidQueueName           RabbitMQ or the delay ladder could not carry it
@@ -51,7 +52,9 @@
         ├── ResultNotKept              the task has succeeded, and its result was not to be kept
         ├── WrongTask                  the id belongs to another task than the handle was made for
         ├── TaskFailed                 the task failed, with the remote type, message and traceback
-        │   └── TaskRejected           it was not run: the message was bad, or the task said Reject
+        │   ├── TaskRejected           it was not run: the message was bad, or the task said Reject
+        │   ├── ChordFailed            members of a chord have failed, so what follows does not run
+        │   └── ChordExpired           a chord's queue was gone before all its members had come
         ├── TaskCancelled
         ├── TaskExpired                its `expires=` was over before it could run, or run again
         ├── ResultNotSerialisable      the task's return value does not fit its declared type or JSON
@@ -85,12 +88,15 @@ __all__ = [
     "BrokerError",
     "BrokerRefused",
     "BrokerUnavailable",
+    "ChordExpired",
+    "ChordFailed",
     "ConfigurationError",
     "DeliveredTooOften",
     "DuplicateTask",
     "InvalidOption",
     "InvalidQueueName",
     "InvalidResult",
+    "InvalidWorkflow",
     "LeaseLost",
     "LifespanFailed",
     "MalformedMessage",
@@ -166,6 +172,10 @@ class UnknownDeadLetter(ConfigurationError):
 
 class InvalidOption(ConfigurationError):
     """The value of an option cannot be used."""
+
+
+class InvalidWorkflow(ConfigurationError):
+    """The parts of a workflow do not fit together. It is raised where the workflow is built."""
 
 
 class UnknownQueue(ConfigurationError):
@@ -383,6 +393,29 @@ class TaskFailed(ResultError):
 
 class TaskRejected(TaskFailed):
     """The task was not run, or it rejected its message: bad arguments, a bad body, an unknown name."""
+
+
+class ChordFailed(TaskFailed):
+    """Members of a chord, or of a group that something follows, have failed; so what follows does not run.
+
+    Attributes:
+        members: A `FailedMember` for each that failed, with its id and error; 100 at most.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        type: str,  # noqa: A002 - the wire's own word
+        message: str,
+        traceback: str = "",
+        members: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(task_id, type, message, traceback)
+        self.members = tuple(members)
+
+
+class ChordExpired(TaskFailed):
+    """The queue of a chord was gone before all its members had come: it has expired, or somebody has deleted it."""
 
 
 class TaskCancelled(ResultError):

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha1
 from typing import Any
 
 from asyncq.errors import MalformedMessage
@@ -83,7 +84,7 @@ HeaderValue = Any
 """A string, an integer, or whatever a foreign client has put there."""
 Headers = Mapping[str, HeaderValue]
 
-_FOLLOWS = uuid.UUID("6f6b5b0e-9c1f-4a53-8f0c-5e1c2f0f9d11")
+_FOLLOWS = uuid.UUID("6f6b5b0e-9c1f-4a53-8f0c-5e1c2f0f9d11").bytes
 _LONGEST_ID = 255
 _NEVER_COPIED = ("x-", "CC", "BCC")
 
@@ -150,7 +151,10 @@ def derived_id(task_id: str, position: str) -> str:
         task_id: The task that it follows from.
         position: What it is to that task: `$on_failure` ...
     """
-    return str(uuid.uuid5(_FOLLOWS, f"{position} {task_id}"))
+    # As uuid.uuid5 makes it, in half of its time: a workflow has an id for each of its members.
+    digest = sha1(_FOLLOWS + f"{position} {task_id}".encode(), usedforsecurity=False).digest()
+    text = bytes((*digest[:6], digest[6] & 0x0F | 0x50, digest[7], digest[8] & 0x3F | 0x80, *digest[9:16])).hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def root_id_of(message: Message) -> str:

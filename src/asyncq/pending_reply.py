@@ -19,7 +19,7 @@ from asyncq.outcome import Failure
 from asyncq.status import Progress, TaskState, TaskStatus
 from asyncq.stored_result import invalid_result
 
-__all__ = ["PendingReply", "on_wait", "outcome_of_reply", "status_of_reply"]
+__all__ = ["PendingReply", "Waitable", "on_wait", "outcome_of_reply", "status_of_reply"]
 
 R = TypeVar("R")
 
@@ -32,19 +32,46 @@ on_wait: ContextVar[Callable[[asyncio.Future[None]], object] | None] = ContextVa
 they have to know which tasks do nothing but wait for another one's end."""
 
 
-class PendingReply:
+class Waitable:
+    """Something that changes, and that can be waited for."""
+
+    __slots__ = ("__weakref__", "_waiters")
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def changed(self) -> None:
+        """Wait for the next change."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        if (tell := on_wait.get()) is not None:
+            tell(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class PendingReply(Waitable):
     """What has arrived for one task id. The client fills it; handles read it.
 
     Only the latest updates are kept (256), so that a handle that nobody reads stays small.
     """
 
-    __slots__ = ("__weakref__", "_final", "_updates", "_updates_seen", "_waiters", "lost")
+    __slots__ = ("_final", "_updates", "_updates_seen", "lost")
 
     def __init__(self) -> None:
+        super().__init__()
         self._final: Message | None = None
         self._updates: deque[Progress] = deque(maxlen=_MAX_KEPT_UPDATES)
         self._updates_seen = 0
-        self._waiters: list[asyncio.Future[None]] = []
         self.lost: ReplyLost | None = None
 
     def feed(self, message: Message) -> None:
@@ -83,24 +110,6 @@ class PendingReply:
         """Wait for the final reply, or until none can come."""
         while self._final is None and self.lost is None:
             await self.changed()
-
-    async def changed(self) -> None:
-        """Wait for the next thing that arrives."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        if (tell := on_wait.get()) is not None:
-            tell(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 def outcome_of_reply(task_id: str, reply: Message, decode: Callable[[bytes], R]) -> R:

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
         cancellations_kept_s: How long a cancelled task is remembered, in seconds: it must be longer than any delay, or
             the task runs after all. All apps of one namespace have the same. 0 switches cancelling off, and
             pausing queues for all workers, for brokers without streams.
+        chord_kept_s: How long the queue of a chord, or of a group that something follows, waits for the members beyond
+            what they may take by their own delays and time limits, in seconds. What it must cover is how long they may
+            wait in their queues, and their retries.
         results: The result store, where any process can read states, progress and results: `sqlite:///results.db`,
             `postgresql://user:password@host/database`, `redis://host:6379/0`, `memory://` (this process only), or
             `none`. All processes of an app need the same one.
@@ -93,6 +96,7 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     timezone: str = "UTC"
     cancellations_kept_s: float = Field(default=7 * 86400.0, ge=0, le=400 * 86400)
+    chord_kept_s: float = Field(default=7 * 86400.0, ge=1, le=100 * 86400)
     results: str = Field(default="none", repr=False)  # likewise
     result_ttl_s: float = Field(default=7 * 24 * 3600.0, gt=0, le=100 * 365 * 24 * 3600.0)
     results_timeout_s: float = Field(default=10.0, gt=0)

@@ -3,8 +3,8 @@
 Producer and workers write `StatusUpdate`s, each for itself and in any order: a producer's update can come after the
 worker's, a worker whose lease is lost may still write. `merge` says what stands in the end, for every store alike.
 
-A status has two parts. The facts of its birth (task, queue, when it was queued, parent and root) are filled in from
-whatever update knows them. All the rest belongs to one update alone, the one that counts:
+A status has two parts. The facts of its birth (task, queue, when it was queued, parent, root, workflow) are filled in
+from whatever update knows them. All the rest belongs to one update alone, the one that counts:
 
 1. A later life begins from nothing, and an earlier one says nothing any more: a dead letter that was sent back, an id
    that is used again. See `life.py`.
@@ -106,6 +106,7 @@ class TaskStatus:
         root_id: The task at the beginning of it all.
         reason: Why it has failed for good, in a few words: `attempts exhausted`.
         rejected: Whether it was not run for what its message is, or has rejected that.
+        workflow: Of a workflow's id: which tasks it has, see `workflow_progress/shape.py`.
         expires_at: When this record may be forgotten.
     """
 
@@ -129,6 +130,7 @@ class TaskStatus:
     root_id: str | None = None
     reason: str | None = None
     rejected: bool = False
+    workflow: str | None = None
     life: int = 0
     run: int = 0
     expires_at: datetime | None = None
@@ -161,6 +163,7 @@ class StatusUpdate:
         root_id: The task at the beginning of it all.
         reason: Why it has failed for good.
         rejected: Whether it was not run for what its message is, or has rejected that.
+        workflow: Of a workflow's id: which tasks it has.
         ttl_s: How long the record is kept after its end, in seconds; None for the store's own time.
         life: When this life of the task was sent, in milliseconds since the epoch; 0 where that is not known.
         run: Which run of its attempt this is.
@@ -188,6 +191,7 @@ class StatusUpdate:
     root_id: str | None = None
     reason: str | None = None
     rejected: bool = False
+    workflow: str | None = None
     ttl_s: float | None = None
     life: int = 0
     run: int = 0
@@ -282,6 +286,7 @@ def _status_of(update: StatusUpdate, store_ttl_s: float | None, before: TaskStat
         root_id=update.root_id or known.root_id,
         reason=update.reason,
         rejected=update.rejected,
+        workflow=update.workflow or known.workflow,
         life=update.life,
         run=update.run,
         expires_at=update.expires_at(store_ttl_s),
@@ -299,6 +304,7 @@ def _filled(status: TaskStatus, other: TaskStatus) -> TaskStatus:
         not_after=status.not_after or other.not_after,
         parent_id=status.parent_id or other.parent_id,
         root_id=status.root_id or other.root_id,
+        workflow=status.workflow or other.workflow,
     )
 
 

@@ -19,8 +19,10 @@ from asyncq.options import checked_id
 from asyncq.results import Progress, ResultHandle
 from asyncq.signature import Sender, Signature
 from asyncq.status import TaskStatus
+from asyncq.workflow.workflow import Workflow
+from asyncq.workflow_handle import WorkflowHandle, WorkflowStatus
 
-__all__ = ["LoopBridge", "SyncHandle", "SyncSender", "TaskSync"]
+__all__ = ["LoopBridge", "SyncHandle", "SyncSender", "SyncWorkflowHandle", "TaskSync"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -136,11 +138,53 @@ class SyncHandle(Generic[R]):
         return self._iterate(self._handle.statuses(), "async for status in handle.statuses()")
 
     def _iterate(self, items: AsyncIterator[T], instead: str) -> Iterator[T]:
-        async def following() -> T | None:
-            return await anext(items, None)
+        return _iterated(self._bridge, items, instead)
 
-        while (item := self._bridge.run(following, instead)) is not None:
-            yield item
+
+class SyncWorkflowHandle(Generic[R]):
+    """The blocking form of `WorkflowHandle`.
+
+    Attributes:
+        id: The workflow's id.
+    """
+
+    __slots__ = ("_bridge", "_handle", "id")
+
+    def __init__(self, bridge: LoopBridge, handle: WorkflowHandle[R]) -> None:
+        self._bridge = bridge
+        self._handle = handle
+        self.id = handle.id
+
+    def __repr__(self) -> str:
+        return f"SyncWorkflowHandle({self.id!r})"
+
+    def result(self, timeout: float | timedelta | None = None) -> R:
+        """Wait for the workflow's end and return its result; raises what `WorkflowHandle.result` raises.
+
+        Args:
+            timeout: How long to wait, in seconds or as a `timedelta`. None waits for ever.
+        """
+        return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
+
+    def cancel(self) -> bool:
+        """Let no more of its tasks run, and stop those that do; see `WorkflowHandle.cancel`."""
+        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
+
+    def status(self) -> WorkflowStatus:
+        """Return what is known of it at this moment; raises what `WorkflowHandle.status` raises."""
+        return self._bridge.run(self._handle.status, "await handle.status()")
+
+    def updates(self) -> Iterator[Progress]:
+        """Iterate how far it is, until it ends; see `WorkflowHandle.updates`."""
+        return _iterated(self._bridge, self._handle.updates(), "async for update in handle.updates()")
+
+
+def _iterated(bridge: LoopBridge, items: AsyncIterator[T], instead: str) -> Iterator[T]:
+    async def following() -> T | None:
+        return await anext(items, None)
+
+    while (item := bridge.run(following, instead)) is not None:
+        yield item
 
 
 class _Decodes(Protocol[R_co]):
@@ -163,16 +207,33 @@ class SyncSender:
         self._bridge = bridge
         self._sender = sender
 
-    def send(self, signature: Signature[R]) -> SyncHandle[R]:
-        """Publish the signature and return once the broker has confirmed it; raises what `Task.send` raises."""
+    @overload
+    def send(self, what: Signature[R]) -> SyncHandle[R]: ...
+    @overload
+    def send(self, what: Workflow[R]) -> SyncWorkflowHandle[R]: ...
+    def send(self, what: Signature[R] | Workflow[R]) -> SyncHandle[R] | SyncWorkflowHandle[R]:
+        """Publish a signature or a workflow and return once the broker has confirmed it.
+
+        Raises:
+            Exception: What `Task.send` or `Workflow.send` raises.
+        """
         bridge = self._bridge()
-        handle = bridge.run(lambda: self._sender().send_signature(signature), "await task.send(...)")
+        if isinstance(what, Workflow):
+            sent = bridge.run(lambda: self._sender().send_workflow(what), "await workflow.send()")
+            return SyncWorkflowHandle(bridge, sent)
+        handle = bridge.run(lambda: self._sender().send_signature(what), "await task.send(...)")
         return SyncHandle(bridge, handle)
 
-    def call(self, signature: Signature[R]) -> R:
-        """Publish the signature and wait for its result; raises what `Task.call` raises."""
+    def call(self, what: Signature[R] | Workflow[R]) -> R:
+        """Publish a signature or a workflow and wait for its result.
+
+        Raises:
+            Exception: What `Task.call` or `Workflow.call` raises.
+        """
         LoopBridge.refuse_in_loop("await task.call(...)")
-        return self._bridge().run(lambda: self._sender().call_signature(signature), "await task.call(...)")
+        if isinstance(what, Workflow):
+            return self._bridge().run(lambda: self._sender().call_workflow(what), "await workflow.call()")
+        return self._bridge().run(lambda: self._sender().call_signature(what), "await task.call(...)")
 
     @overload
     def handle(self, task_id: str) -> SyncHandle[Any]: ...
@@ -193,6 +254,24 @@ class SyncSender:
             return sender.handle_of(known_id, task.name, task.results.decode)
 
         return SyncHandle(bridge, bridge.run(made, "app.handle(id)"))
+
+    @overload
+    def workflow(self, workflow_id: str) -> SyncWorkflowHandle[Any]: ...
+    @overload
+    def workflow(self, workflow_id: str, workflow: Workflow[R]) -> SyncWorkflowHandle[R]: ...
+    def workflow(self, workflow_id: str, workflow: Workflow[Any] | None = None) -> SyncWorkflowHandle[Any]:
+        """Return a handle for a workflow that any process has sent; see `AsyncQ.workflow`.
+
+        Args:
+            workflow_id: The workflow's id.
+            workflow: Which workflow it is, for a result of its type.
+        """
+        bridge, sender, known_id = self._bridge(), self._sender(), checked_id(workflow_id)
+
+        async def made() -> WorkflowHandle[Any]:
+            return sender.workflow_of(known_id, workflow)
+
+        return SyncWorkflowHandle(bridge, bridge.run(made, "app.workflow(id)"))
 
     def result(self, handle: ResultHandle[R] | SyncHandle[R], timeout: float | timedelta | None = None) -> R:
         """Wait for the result of a handle that this app has made.

@@ -6,8 +6,8 @@ Invariant: a task knows what it is and how it is sent (`Sender`), and no app. Ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack
 
 from pydantic import ValidationError
@@ -23,6 +23,11 @@ from asyncq.options import RunOptions, Sending, SendOptions
 from asyncq.results import ResultHandle
 from asyncq.return_values import Results
 from asyncq.signature import Sender, Signature, callback_of
+from asyncq.workflow.binding import bound
+from asyncq.workflow.mapping import chunked, mapped, starmapped
+from asyncq.workflow.node import Takes
+from asyncq.workflow.partial import PartialSignature
+from asyncq.workflow.values import Group
 
 __all__ = [
     "AnyTask",
@@ -39,6 +44,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+M = TypeVar("M")
 
 RunsIn = Literal["loop", "thread", "process"]
 
@@ -142,6 +149,53 @@ class Task(Generic[P, R]):
         """
         return self._signature(args, kwargs, _DEFAULTS)
 
+    def si(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """Bind arguments, as `s` does, for a step of a workflow that takes nothing of what came before it."""
+        return replace(self.s(*args, **kwargs), immutable=True)
+
+    def partial(self, /, *args: Any, **kwargs: Any) -> PartialSignature[R]:
+        """Bind some of the arguments: the first of the others takes what comes before the task in a workflow.
+
+        Raises:
+            InvalidWorkflow: The task takes no such argument, or none is left, or more than one that has no default.
+            pydantic.ValidationError: A value does not fit its parameter.
+        """
+        return self._partial(args, kwargs, _DEFAULTS)
+
+    def map(self: Takes[T, M], items: Iterable[T], /) -> Group[list[M]]:
+        """Return the group that calls the task once with each item: a message for each.
+
+        Raises:
+            pydantic.ValidationError: An item does not fit the first parameter.
+        """
+        return mapped(self, items)
+
+    def starmap(self, items: Iterable[tuple[Any, ...]], /) -> Group[list[R]]:
+        """Return the group that calls the task once with each tuple of arguments: a message for each.
+
+        Raises:
+            pydantic.ValidationError: A value does not fit its parameter.
+            TypeError: Missing or too many arguments.
+        """
+        return starmapped(self, items)
+
+    def chunks(self, items: Iterable[Any], size: int, /, *, star: bool = False) -> Group[list[list[R]]]:
+        """Return the group that calls the task once with each item, `size` items a message.
+
+        A chunk is one task: its items run one after the other, under one time limit; where one fails, the chunk has
+        failed, and a retry runs all of them again.
+
+        Args:
+            items: The items, or with `star=True` tuples of arguments.
+            size: How many calls a message makes.
+            star: Each item is a tuple of arguments, as for `starmap`.
+
+        Raises:
+            InvalidWorkflow: The size is no positive number.
+            pydantic.ValidationError: A value does not fit its parameter.
+        """
+        return chunked(self, items, size, star=star)
+
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> ResultHandle[R]:
         """Publish the task, and return once the broker has confirmed it.
 
@@ -206,7 +260,32 @@ class Task(Generic[P, R]):
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending) -> Signature[R]:
         body = self.arguments.encode(args, kwargs)
-        return Signature(self.name, body, self.queue, self.reply, self.results.decode, sending, self.keeping)
+        return Signature(
+            self.name,
+            body,
+            self.queue,
+            self.reply,
+            self.results.decode,
+            sending,
+            self.keeping,
+            task=self,
+            sender=self._sender,
+        )
+
+    def _partial(self, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending) -> PartialSignature[R]:
+        body, into = bound(self.arguments, self.name, args, kwargs)
+        return PartialSignature(
+            self.name,
+            body,
+            into,
+            self.queue,
+            self.reply,
+            self.results.decode,
+            sending,
+            self.keeping,
+            self,
+            self._sender,
+        )
 
 
 class TaskWithOptions(Generic[P, R]):
@@ -224,6 +303,26 @@ class TaskWithOptions(Generic[P, R]):
     def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Bind arguments, as `Task.s` does."""
         return self._task._signature(args, kwargs, self._sending)  # noqa: SLF001 - the two are one concept
+
+    def si(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """Bind arguments, as `Task.si` does."""
+        return replace(self.s(*args, **kwargs), immutable=True)
+
+    def partial(self, /, *args: Any, **kwargs: Any) -> PartialSignature[R]:
+        """Bind some of the arguments, as `Task.partial` does."""
+        return self._task._partial(args, kwargs, self._sending)  # noqa: SLF001 - the two are one concept
+
+    def map(self: Takes[T, M], items: Iterable[T], /) -> Group[list[M]]:
+        """Return the group that calls the task once with each item, as `Task.map` does."""
+        return mapped(self, items)
+
+    def starmap(self, items: Iterable[tuple[Any, ...]], /) -> Group[list[R]]:
+        """Return the group that calls the task once with each tuple, as `Task.starmap` does."""
+        return starmapped(self, items)
+
+    def chunks(self, items: Iterable[Any], size: int, /, *, star: bool = False) -> Group[list[list[R]]]:
+        """Return the group that makes `size` calls a message, as `Task.chunks` does."""
+        return chunked(self, items, size, star=star)
 
     def as_callback(self) -> Callback:
         """Return what is sent where this is an `on_failure=`, as `Task.as_callback` does."""

@@ -30,24 +30,24 @@ def receipt(order: int) -> int:
 
 
 @app.task(queue="bank", retry=RetryPolicy(max_attempts=2, backoff=Fixed(0.05)), pass_context=True)
-async def pay(ctx: TaskContext, order: int) -> None:
+async def pay(ctx: TaskContext, order: int) -> int:
     if ctx.attempt == 1:
         raise ConnectionError("the bank does not answer")
-    await receipt.send(order)
+    return order
 """
 
 SERVICE = """
 from fastapi import FastAPI
 
 from asyncq.integrations.fastapi import asyncq_lifespan
-from shop import app, pay
+from shop import app, pay, receipt
 
 api = FastAPI(lifespan=asyncq_lifespan(app))
 
 
 @api.post("/orders/{order}", status_code=202)
 async def order(order: int) -> str:
-    handle = await pay.options(reply=False).send(order)
+    handle = await (pay.s(order) | receipt).send()
     return handle.id
 """
 
@@ -79,8 +79,8 @@ def web_service(shell, environment):
         process.wait()
 
 
-async def test_one_trace_from_the_web_request_to_the_end_of_the_last_task(shell, receiver):
-    """Through a retry and a follow-up, in four processes.
+async def test_one_trace_from_the_web_request_to_the_end_of_the_chain(shell, receiver):
+    """Through the retry of its first task, in four processes.
 
     They are the service's, that of a worker under a supervisor, a worker's, and a task's own. It takes some seconds,
     because it starts them all.

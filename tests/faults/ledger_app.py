@@ -81,6 +81,20 @@ async def take_turns(ctx: TaskContext, key: str) -> None:
     write_down(f"{'late' if 'asyncq-turn-at' in ctx.headers else 'at once'} {key}")
 
 
+@app.task(time_limit=600)
+async def member(number: int, seconds: float) -> int:
+    """Work a little, as a member of a chord."""
+    await asyncio.sleep(seconds)
+    return number
+
+
+@app.task(pass_context=True, time_limit=600)
+async def body(ctx: TaskContext, values: list[int]) -> list[int]:
+    """Write down that the end of a chord ran, by its id, with what."""
+    write_down(f"{ctx.task_id} {values}")
+    return values
+
+
 def write_down(key: str) -> None:
     at = time.monotonic()
     with (FOLDER / f"ran-{os.getpid()}.jsonl").open("a") as file:

@@ -71,9 +71,10 @@ async def test_the_quick_form_runs_and_prints_a_ratio_for_everything(node, tmp_p
     measured = json.loads(record.read_text())
     for name, is_there in (("PostgreSQL", postgres_programs), ("Redis", redis_program)):
         assert (f"drain, results: {name}" in output) is can_be_had(is_there)
-    assert any(figure["beside"] == "Celery" for figure in measured["figures"]) is (
-        can_be_had(redis_program) and find_spec("celery") is not None
-    )
+    for beside in ("Celery", "Celery, Redis"):
+        assert any(figure["beside"] == beside for figure in measured["figures"]) is (
+            can_be_had(redis_program) and find_spec("celery") is not None
+        )
     assert measured["broker"] == node.version
     assert all(pair["other"] > 0 and pair["asyncq"] > 0 for figure in measured["figures"] for pair in figure["rounds"])
     assert {figure["limit"] for figure in measured["figures"]} > {">= 0.7", "<= 1.3", "<= 2.3", "<= 1.9", ">= 0.95"}
@@ -113,6 +114,8 @@ async def test_asyncq_keeps_its_limits_beside_raw_aio_pika_and_celery(node, tmp_
     assert code == 0, output
     figures = json.loads(record.read_text())["figures"]
     assert [figure["limit"] for figure in figures if figure["beside"] == "Celery" and figure["limit"]] == [">= 1.3"]
+    workflows = [figure["limit"] for figure in figures if figure["beside"] == "Celery, Redis"]
+    assert workflows == ["<= 1.5", "<= 1", "<= 1.5", "<= 1"]
 
 
 # --- the memory of a worker

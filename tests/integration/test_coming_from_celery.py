@@ -27,6 +27,7 @@ from asyncq import (
     Exponential,
     FailedTask,
     Fixed,
+    InvalidWorkflow,
     Outcome,
     Retry,
     RetryPolicy,
@@ -34,9 +35,12 @@ from asyncq import (
     TaskContext,
     TaskExpired,
     TaskFailed,
+    chain,
+    chord,
     gather_results,
+    group,
 )
-from asyncq.errors import TaskCancelled
+from asyncq.errors import ChordFailed, TaskCancelled
 from asyncq.observability.metrics.worker import WorkerMetrics
 from asyncq.observability.task_lines import TaskFilter
 from asyncq.outcome import Succeeded
@@ -103,6 +107,7 @@ def test_every_row_of_the_table_that_says_now_has_a_test_and_no_word_is_missing(
     retry_backoff retry_backoff_max retry_jitter self.retry update_state delay apply_async countdown eta AsyncResult
     status get task_always_eager link_error on_failure expires result_backend result_expires ignore_result
     task_store_errors_even_if_ignored ResultSet.join revoke rate_limit crontab beat_schedule task_soft_time_limit
+    chain group chord chunks si
     inspect cancel_consumer pool_grow shutdown
     worker_process_init task_prerun get_task_logger worker_send_task_events CeleryInstrumentor"""
     assert {word for word, _ in rows()} == set(words.split())
@@ -662,6 +667,66 @@ async def test_get(broker_url):
         handle = await app.tasks["shop.add"].send(1, 2)
         assert await handle.result(timeout=10) == 3
     assert load_settings().call_timeout_s == 60
+
+
+def make_canvas(url: str) -> AsyncQ:
+    app = make_app(url)
+
+    @app.task
+    async def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    return app
+
+
+async def test_chain(broker_url):
+    """Each task takes what the one before it has returned, and that is checked when the chain is built."""
+    async with working(make_canvas(broker_url)) as app:
+        add, total = app.tasks["shop.add"], app.tasks["shop.total"]
+        assert await chain(add.s(1, 2), add.partial(b=10), add.partial(b=100)).call() == 113
+        assert await (add.s(1, 2) | add.partial(b=10)).call() == 13
+        with pytest.raises(InvalidWorkflow, match="a list is wanted"):
+            chain(add.s(1, 2), total)
+
+
+async def test_si(broker_url):
+    """It takes nothing of what came before."""
+    async with working(make_canvas(broker_url)) as app:
+        add = app.tasks["shop.add"]
+        assert await (add.s(1, 2) | add.si(5, 5) | add.partial(b=1)).call() == 11
+
+
+async def test_group(broker_url):
+    """The list is in the order of the members."""
+    async with working(make_canvas(broker_url)) as app:
+        add = app.tasks["shop.add"]
+        assert await group(add.s(i, i) for i in range(5)).call() == [0, 2, 4, 6, 8]
+
+
+async def test_chord(broker_url):
+    """Without a result backend; a member that fails is named."""
+    async with working(make_canvas(broker_url)) as app:
+        add, total = app.tasks["shop.add"], app.tasks["shop.total"]
+        assert await chord([add.s(1, 2), add.s(3, 4)], total).call() == 10
+        assert await (group(add.s(1, 2), add.s(3, 4)) | total).call() == 10
+
+        @app.task
+        async def fail() -> int:
+            raise ValueError("no")
+
+        with pytest.raises(ChordFailed) as raised:
+            await chord([add.s(1, 2), fail.s()], total).call()
+    assert [(member.index, member.error_type) for member in raised.value.members] == [(1, "builtins.ValueError")]
+
+
+async def test_chunks(broker_url):
+    """One message for many calls; map and starmap send one for each."""
+    async with working(make_canvas(broker_url)) as app:
+        add, total = app.tasks["shop.add"], app.tasks["shop.total"]
+        pairs = [(1, 2), (3, 4), (5, 6)]
+        assert await add.chunks(pairs, 2, star=True).call() == [[3, 7], [11]]
+        assert await (add.starmap(pairs) | total).call() == 21
+        assert await total.map([[1, 2], [3]]).call() == [3, 3]
 
 
 async def test_celeryinstrumentor(broker_url, monkeypatch):

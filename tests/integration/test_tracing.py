@@ -15,7 +15,7 @@ from opentelemetry import baggage, context
 from opentelemetry.trace import SpanKind, StatusCode
 
 import traced_tasks
-from asyncq import AsyncQ, Every, Fixed, RetryPolicy, Snooze, TaskContext, TaskFailed
+from asyncq import AsyncQ, Every, Fixed, RetryPolicy, Snooze, TaskContext, TaskFailed, group
 from asyncq.errors import PartlySent, TaskRejected, Unroutable
 from asyncq.observability.logs import configure_logging
 from recorded_spans import RecordedSpans, traces_of
@@ -239,6 +239,10 @@ async def test_many_that_are_sent_at_once_have_a_context_each(broker_url, spans)
         with pytest.raises(PartlySent):
             await app.send_many([work.s(), work.options(queue="nowhere").s()])
         await spans.ended("process shop.on_the_loop", 4)
+        with pytest.raises(PartlySent):
+            await app.send_many([work.options(queue="nowhere").s()])
+    (alone,) = spans.named("send shop.on_the_loop")
+    assert (alone.kind, alone.status.status_code) == (SpanKind.PRODUCER, StatusCode.ERROR)
     creations = spans.named("create shop.on_the_loop")
     sent, failed = spans.named("send")
     assert sorted(span.parent.span_id for span in spans.named("process shop.on_the_loop")[:3]) == sorted(
@@ -278,6 +282,41 @@ async def test_each_tick_of_a_schedule_begins_a_trace(broker_url, spans):
         await asyncio.wait_for(running, 30)
     assert spans.tree()[:4] == ["send shop.on_the_loop", "  process shop.on_the_loop 1 succeeded"] * 2
     assert len(traces_of(spans.named("send shop.on_the_loop"))) == len(spans.named("send shop.on_the_loop"))
+
+
+async def test_a_workflow_is_one_trace(broker_url, spans):
+    """Each step of a chain is below the one before it; the body of a chord is below the member that came last."""
+    app = make_app(broker_url)
+
+    @app.task
+    async def one(n: int) -> int:
+        return n + 1
+
+    @app.task
+    async def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    async with working(app):
+        with spans.tracer.start_as_current_span("request"):
+            assert await (one.s(1) | one).call() == 3
+        await spans.ended("process shop.one", 2)
+        chain = spans.tree()
+        with spans.tracer.start_as_current_span("request"):
+            assert await (group(one.s(1), one.s(2)) | total).call() == 5
+        await spans.ended("process shop.one", 4)
+        (end,) = await spans.ended("process shop.total")
+    assert chain == [
+        "request",
+        "  send shop.one",
+        "    process shop.one 1 succeeded",
+        "      send shop.one",
+        "        process shop.one 1 succeeded",
+    ]
+    *_, first, second = spans.named("process shop.one")
+    (sent,) = spans.named("send shop.total")
+    assert len(traces_of([first, second, sent, end])) == 1
+    assert end.parent.span_id == sent.context.span_id
+    assert sent.parent.span_id in {first.context.span_id, second.context.span_id}
 
 
 async def test_a_context_that_the_sender_gives_itself_stays(broker_url, spans):

@@ -6,7 +6,19 @@ Each line says which error each checker must give. A checker that gives none com
 
 from __future__ import annotations
 
-from asyncq import AsyncQ, AttemptInfo, CallNext, ResultHandle, RetryPolicy, Signature, Task, TaskContext
+from asyncq import (
+    AsyncQ,
+    AttemptInfo,
+    CallNext,
+    ResultHandle,
+    RetryPolicy,
+    Signature,
+    Task,
+    TaskContext,
+    Workflow,
+    chord,
+    group,
+)
 
 app = AsyncQ("shop")
 
@@ -160,3 +172,57 @@ AsyncQ("shop", middleware=[no_outcome])  # type: ignore[list-item]  # pyright: i
 
 async def resources_have_a_type(context: TaskContext[str]) -> None:
     context.resources.fetch()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+# --- workflows whose parts do not fit together
+
+
+@app.task
+async def add(x: int, y: int = 1) -> int:
+    return x + y
+
+
+@app.task
+async def half(x: float) -> float:
+    return x / 2
+
+
+@app.task
+async def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task
+async def nothing() -> None: ...
+
+
+def takes_a_workflow(workflow: Workflow[object]) -> None: ...
+
+
+def wrong_chains() -> None:
+    takes_a_workflow(plain.s("x") | thread)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    takes_a_workflow(thread.s("x").then(add))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUnknownArgumentType]
+    takes_a_workflow(half.s(1) | add)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    takes_a_workflow(add.s(1) | nothing)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    takes_a_workflow(add.s(1) | total)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    takes_a_workflow(add.s(1) | 5)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    text: Workflow[str] = add.s(1) | half  # type: ignore[operator]  # pyright: ignore[reportAssignmentType]
+    add.si("a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    add.map(["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    print(text)
+
+
+def wrong_chords() -> None:
+    takes_a_workflow(group(add.s(1)) | add)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    takes_a_workflow(group(thread.s("x")) | total)  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnknownArgumentType]
+    chord([thread.s("x")], total)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    chord([add.s(1)], add)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    chord([add.s(1)], total, errors="collect")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    chord(add.s(1), total)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+async def wrong_results_of_workflows() -> None:
+    text: str = await (add.s(1) | half).call()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    numbers: list[str] = await group(add.s(1)).call()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    takes_a_workflow(add.partial(3))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    print(text, numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, assert_type
@@ -14,12 +14,17 @@ from asyncq import (
     AsyncQ,
     AttemptInfo,
     CallNext,
+    Chain,
+    Chord,
     Depends,
     Exponential,
+    FailedMember,
     FailedTask,
     Fixed,
+    Group,
     Linear,
     Outcome,
+    PartialSignature,
     Progress,
     ResultHandle,
     RetryPolicy,
@@ -28,7 +33,11 @@ from asyncq import (
     TaskCancelled,
     TaskContext,
     TaskExpired,
+    Workflow,
+    chain,
+    chord,
     current_context,
+    group,
 )
 from asyncq.integrations.fastapi import (
     AsyncQDep,
@@ -39,6 +48,7 @@ from asyncq.integrations.fastapi import (
     status_model,
     task_router,
 )
+from asyncq.workflow_handle import WorkflowHandle
 
 app = AsyncQ("shop")
 
@@ -258,6 +268,103 @@ async def by_name() -> None:
 def blocking() -> None:
     assert_type(app.sync.send(plain.s("x")).result(timeout=3), Receipt)
     assert_type(app.sync.call(with_context.s("x")), Receipt)
+
+
+# --- workflows
+
+
+@app.task
+async def add(x: int, y: int = 1) -> int:
+    return x + y
+
+
+@app.task
+async def multiply(x: int, y: int) -> int:
+    return x * y
+
+
+@app.task
+def half(x: float) -> float:
+    return x / 2
+
+
+@app.task(pass_context=True)
+async def counted(ctx: TaskContext, x: int, *, times: int = 3) -> str:
+    return ctx.task_id * x * times
+
+
+@app.task
+def as_text(x: object) -> str:
+    return str(x)
+
+
+@app.task
+async def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task
+async def total_of_the_good(numbers: list[int | FailedMember]) -> int:
+    return sum(number for number in numbers if isinstance(number, int))
+
+
+@app.task
+async def many(values: Sequence[object]) -> int:
+    return len(values)
+
+
+async def chains() -> None:
+    assert_type(add.s(1).then(half), Workflow[float])
+    assert_type(add.s(1) | half, Workflow[float])
+    assert_type(add.s(1) | add | counted | as_text, Workflow[str])
+    assert_type(add.s(1) | multiply.partial(y=3), Workflow[int])
+    assert_type(add.s(1) | nothing.si() | add.si(3), Workflow[int])
+    assert_type(add.s(1) | add.options(queue="q") | half.options(delay=1).partial(), Workflow[float])
+    assert_type(add.s(1) | chain(add, as_text), Workflow[Any])
+    assert_type(chain(add.s(1), half), Chain[Any])
+    assert_type(multiply.partial(3), PartialSignature[int])
+    assert_type(add.si(3), Signature[int])
+    assert_type((add.s(1) | half).options(delay=3, on_failure=notify), Workflow[float])
+
+
+async def groups() -> None:
+    assert_type(group(add.s(1), add.s(2)), Group[list[int]])
+    assert_type(group([add.s(1)]), Group[list[int]])
+    assert_type(group(add.s(x) for x in range(3)), Group[list[int]])
+    assert_type(group(add.s(1)).options(delay=3), Group[list[int]])
+    assert_type(group(add.s(1), add.s(1)) | total, Workflow[int])
+    assert_type(group(add.s(1), as_text.s(1)) | many, Workflow[int])
+    assert_type(add.s(1) | group(half, as_text), Workflow[list[Any]])
+    assert_type(add.s(1) | group(half.partial(), half.partial()), Workflow[list[float]])
+    assert_type(add.map([1, 2]), Group[list[int]])
+    assert_type(add.options(queue="q").map([1, 2]), Group[list[int]])
+    assert_type(add.starmap([(1, 2)]), Group[list[int]])
+    assert_type(add.chunks([1, 2], 3), Group[list[list[int]]])
+    assert_type(add.map([1]) | group(total, total) | as_text, Workflow[str])
+
+
+async def chords() -> None:
+    assert_type(chord([add.s(1)], total), Chord[int])
+    assert_type(chord(group(add.s(1)), total, errors="stop"), Chord[int])
+    assert_type(chord(add.map([1, 2]), total.partial()), Chord[int])
+    assert_type(chord([add.s(1)], total_of_the_good, errors="collect"), Chord[int])
+    assert_type(chord([add.s(1), as_text.s(1)], many, errors="collect"), Chord[int])
+    assert_type(add.s(1) | chord(group(add, as_text), many), Workflow[int])
+
+
+async def sent_workflows() -> None:
+    assert_type(await (add.s(1) | half).send(), WorkflowHandle[float])
+    assert_type(await (await (add.s(1) | half).send()).result(), float)
+    assert_type(await (add.s(1) | half).call(), float)
+    assert_type(await group(add.s(1)).call(), list[int])
+
+
+def any_workflow(workflow: Workflow[object]) -> str:
+    assert_type(app.workflow_from_json(workflow.to_json()), Workflow[Any])
+    return f"{workflow}{workflow.draw()}"
+
+
+any_workflow(add.s(1) | half)
 
 
 # --- calling the function itself, as in a unit test

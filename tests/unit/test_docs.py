@@ -32,15 +32,46 @@ def test_every_python_block_compiles(page):
 
 @pytest.mark.parametrize(
     "name",
-    ["tasks.md", "failures.md", "schedules.md", "lifespan.md", "dependencies.md", "middleware.md", "logs.md"],
+    [
+        "tasks.md",
+        "failures.md",
+        "schedules.md",
+        "lifespan.md",
+        "dependencies.md",
+        "middleware.md",
+        "logs.md",
+        "workflows.md",
+    ],
 )
 def test_the_declarations_of_the_guides_can_be_executed(name):
     """All blocks of a page, one after the other, against the real package."""
     namespace: dict[str, object] = {"__name__": "guide"}
     for block in blocks(ROOT / "docs" / name):
-        if not block.startswith("async with"):
+        if not block.startswith(("async with", "await ")):
             exec(compile(block, name, "exec"), namespace)
     assert len(namespace["app"].tasks) >= 1
+
+
+async def test_the_workflows_of_their_page_have_the_results_that_it_shows(capsys):
+    """Each line `await ...  # result`, with a worker in memory; and the tree that is printed."""
+    page = ROOT / "docs" / "workflows.md"
+    declarations, *others = blocks(page)
+    namespace: dict[str, object] = {"__name__": "guide"}
+    exec(
+        compile(declarations.replace('AsyncQ("shop")', 'AsyncQ("shop", broker="memory://docs")'), page.name, "exec"),
+        namespace,
+    )
+    lines = [line for block in others for line in block.splitlines() if line.startswith("await ")]
+    async with working(namespace["app"]):
+        for line in lines:
+            call, _, shown = line.removeprefix("await ").partition("  # ")
+            assert await eval(call, namespace) == ast.literal_eval(shown), line
+    assert len(lines) > 10
+    capsys.readouterr()
+    exec(next(block for block in others if block.startswith("print(")), namespace)
+    shown = re.search(r"^```console\n(chain\n.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert capsys.readouterr().out == shown[1]
 
 
 def test_the_first_task_of_the_readme_can_be_executed():

@@ -16,6 +16,7 @@ from asyncq.message import (
     attempt_of,
     copy_of,
     cut_text,
+    derived_id,
     headers_size,
     new_id,
     unknown_since_ms_of,
@@ -85,3 +86,10 @@ def test_cut_text_never_exceeds_its_limit_and_leaves_short_text_alone(text, limi
     assert len(cut.encode()) <= limit
     if len(raw) <= limit:
         assert cut == raw.decode()
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=50), st.text(st.characters(codec="utf-8"), max_size=50))
+def test_an_id_that_follows_from_another_is_a_uuid_of_version_5(task_id, position):
+    """The same one each time, and the one that any other language makes."""
+    namespace = uuid.UUID("6f6b5b0e-9c1f-4a53-8f0c-5e1c2f0f9d11")
+    assert derived_id(task_id, position) == str(uuid.uuid5(namespace, f"{position} {task_id}"))

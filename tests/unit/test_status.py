@@ -126,7 +126,9 @@ def test_progress_never_goes_onto_a_final_state(state):
 
 def test_a_late_producer_fills_in_what_is_missing():
     """When it was queued and due, by whom it was sent, and what it is."""
-    born = update("scheduled", 0, task="shop.mail", queue="mail", due_at=at(5), parent_id="parent", root_id="root")
+    born = update(
+        "scheduled", 0, task="shop.mail", queue="mail", due_at=at(5), parent_id="parent", root_id="root", workflow="[]"
+    )
     end = update("succeeded 1", 9, result=b"1", worker="host:1", started_at=at(6))
     for order in ([born, end], [end, born]):
         assert status_after(*order) == TaskStatus(
@@ -144,6 +146,7 @@ def test_a_late_producer_fills_in_what_is_missing():
             updated_at=at(9),
             parent_id="parent",
             root_id="root",
+            workflow="[]",
         )
 
 

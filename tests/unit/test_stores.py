@@ -127,6 +127,7 @@ statuses = st.builds(
     error=st.none() | st.builds(Failure, texts, texts, texts),
     parent_id=st.none() | texts,
     root_id=st.none() | texts,
+    workflow=st.none() | texts,
     **dict.fromkeys(
         ("queued_at", "due_at", "started_at", "retry_at", "finished_at", "updated_at", "expires_at"), moments
     ),

@@ -11,11 +11,13 @@ from aiosmtpd.smtp import SMTP
 WORKERS = Path(__file__).resolve().parents[2] / "workers"
 sys.path.insert(0, str(WORKERS))
 
-import images  # noqa: E402 - found by the line above
+import files  # noqa: E402 - found by the line above
+import images  # noqa: E402
 import mail  # noqa: E402
 import ml  # noqa: E402
 import reports  # noqa: E402
 import services  # noqa: E402
+from demo import file_server  # noqa: E402
 from http_server import HttpServer, http_serving  # noqa: E402
 
 
@@ -129,6 +131,29 @@ def service_settings(http_server, monkeypatch):
         return services.settings
 
     monkeypatch.setattr(services, "breakers", {})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    use()
+    return use
+
+
+@pytest.fixture
+async def file_server_url(tmp_path) -> AsyncIterator[str]:
+    """A running file server, which has the folder `served`, and puts nobody off."""
+    (tmp_path / "served").mkdir()
+    kept = file_server.Files(tmp_path / "served", tmp_path / "served.log", refusals=0)
+    async with file_server.listening(kept) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def file_settings(tmp_path, file_server_url, monkeypatch):
+    """The files worker's settings, with the server above; call it with what should be different."""
+
+    def use(**changes):
+        given = {"base_url": file_server_url, "folder": tmp_path / "files"}
+        monkeypatch.setattr(files, "settings", files.FilesSettings(**{**given, **changes}))
+        return files.settings
+
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     use()
     return use

@@ -89,11 +89,11 @@ async def test_the_demo_is_right_beside_another_one_that_was_left_up(broker_url,
         queues = await management.queues()
         left = [name for name in queues if name.startswith("demo-")]
         (run,) = kept.iterdir()
-        assert len(left) == 12
+        assert len(left) == 14
         assert all(name.startswith(f"demo-{run.name}.") for name in left)
         leaders = [name for name in queues if name.startswith("asyncq.scheduler.demo-")]
         assert leaders == [f"asyncq.scheduler.demo-{run.name}.maintenance"]
-        assert len(processes_of(kept)) == 10  # with the ml worker, and the process of its tasks
+        assert len(processes_of(kept)) == 12  # with the ml worker, and the process of its tasks
         (page,) = re.findall(r"http://127.0.0.1:\d+/(?=   # upload)", output)
         async with httpx.AsyncClient(trust_env=False) as client:
             assert "<form>" in (await client.get(page)).text

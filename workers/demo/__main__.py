@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,9 @@ from demo.settings import DemoError, DemoSettings, Run
 from demo.stage import SLOTS, Stage
 from demo.view import View, choose_view
 
-if TYPE_CHECKING:  # its module imports the workers' apps
+if TYPE_CHECKING:  # their modules import the workers' apps
     from demo.checks import Check
+    from demo.story import Outcomes
 
 HEALTH_EVERY_S = 2.0
 RETRY_FIRST_S = 1.0
@@ -66,11 +67,12 @@ class Demo:
         broker_url = await self.stage.provide_broker()
         sources = await preparing
         self.view.note(f"{len(sources)} pictures in {self.run.pictures}")
-        self.view.step("A mail server, two web services, and a worker for each kind of work")
+        self.view.step("A mail server, two web services, a file server, and a worker for each kind of work")
         self.set_environment(broker_url)
         os.environ["MAIL_SMTP_PORT"] = str(await self.stage.start_mail_server())
         notices_url = f"http://127.0.0.1:{await self.stage.start_notice_service()}"
         os.environ["SERVICES_BASE_URLS"] = json.dumps({"notices": notices_url})
+        os.environ["FILES_BASE_URL"] = f"http://127.0.0.1:{await self.stage.start_file_server()}"
         await self.stage.start_workers()
         web_url = f"http://127.0.0.1:{await self.stage.start_web_service()}"
 
@@ -97,24 +99,30 @@ class Demo:
             checks.check_all, self.run, sources, outcomes, dead, checks.Delays(RETRY_FIRST_S, SERVICE_BACKOFF_S)
         )
         self.judge(results)
-        repairs = importlib.import_module("demo.repair")
-        repaired = await repairs.repair(
-            self.stage, self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s
-        )
-        self.judge(repaired)
-        results += repaired
-        uploads = importlib.import_module("demo.upload")
-        uploaded = await uploads.upload(web_url, self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s)
-        self.judge(uploaded)
-        results += uploaded
-        timed = importlib.import_module("demo.by_schedule")
-        scheduled = await timed.look(self.run, outcomes, self.view, timeout_s=self.settings.demo_timeout_s)
-        self.judge(scheduled)
-        results += scheduled
+        results += await self.play_on(outcomes, web_url)
         outcomes.seconds["everything"] = perf_counter() - started
         self.whole = all(check.holds for check in results)
         self.summarise(outcomes.seconds, failed=[check.sentence for check in results if not check.holds])
         return self.whole
+
+    async def play_on(self, outcomes: Outcomes, web_url: str) -> list[Check]:
+        """Play what comes after the story, and judge each part."""
+        repair, upload, flows, by_schedule = (
+            importlib.import_module(f"demo.{name}") for name in ("repair", "upload", "flows", "by_schedule")
+        )
+        run, view, timeout_s = self.run, self.view, self.settings.demo_timeout_s
+        results: list[Check] = []
+        parts: list[Callable[[], Awaitable[list[Check]]]] = [
+            lambda: repair.repair(self.stage, run, outcomes, view, timeout_s=timeout_s),
+            lambda: upload.upload(web_url, run, outcomes, view, timeout_s=timeout_s),
+            lambda: flows.play(run, outcomes, view, timeout_s=timeout_s),
+            lambda: by_schedule.look(run, outcomes, view, timeout_s=timeout_s),
+        ]
+        for part in parts:
+            checks = await part()
+            self.judge(checks)
+            results += checks
+        return results
 
     def judge(self, checks: Sequence[Check]) -> None:
         """Show what holds and what does not."""
@@ -134,7 +142,7 @@ class Demo:
     def set_environment(self, broker_url: str) -> None:
         """Set what the workers read: theirs and, since this process imports their tasks, this one's too."""
         for name in list(os.environ):
-            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_", "ML_", "MAINTENANCE_")):
+            if name.startswith(("IMAGES_", "REPORTS_", "MAIL_", "SERVICES_", "WEB_", "ML_", "MAINTENANCE_", "FILES_")):
                 del os.environ[name]  # settings for somebody's real workers are not meant for these
         os.environ.update(
             PYTHONUNBUFFERED="1",
@@ -146,6 +154,8 @@ class Demo:
             REPORTS_INPUT_DIR=str(self.run.csv),
             REPORTS_OUTPUT_DIR=str(self.run.reports),
             ML_MODELS_DIR=str(self.run.models),
+            FILES_FOLDER=str(self.run.files),
+            FILES_RETRY_FIRST_S=str(RETRY_FIRST_S),
             MAINTENANCE_APP=self.run.queue("maintenance"),
             MAINTENANCE_FOLDER=str(self.run.folder),
             MAINTENANCE_HEALTH_EVERY_S=str(HEALTH_EVERY_S),
@@ -170,6 +180,7 @@ class Demo:
         self.view.note(f"mail      {self.run.mails}")
         self.view.note(f"notice    {self.run.notices}")
         self.view.note(f"model     {self.run.models}")
+        self.view.note(f"files     {self.run.served}")
         self.view.note(f"logs      {self.run.logs}")
         for line in self.stage.last_words():
             self.view.note(line)

@@ -58,6 +58,11 @@ class BrokerStage:
         arguments = ("demo.notice_service", str(self.run.notices), str(self.run.notice_log))
         return await self._start_server("notice-service", *arguments, port=lambda: port_in(self.run.notice_log))
 
+    async def start_file_server(self) -> int:
+        """Start the file server as a process."""
+        arguments = ("demo.file_server", str(self.run.served), str(self.run.file_log))
+        return await self._start_server("file-server", *arguments, port=lambda: port_in(self.run.file_log))
+
     async def start_web_service(self) -> int:
         """Start the service by the command that anybody would use."""
         log = self.run.logs / "web-service.log"

@@ -191,7 +191,7 @@ def check_dead_letters(dead: Dead, outcomes: Outcomes) -> Iterator[Check]:
     yield Check(
         f"{TRUNCATED} is there as {images.BrokenPictureError.__name__}", kind.endswith("BrokenPictureError"), kind
     )
-    others = [*dead["reports"], *dead["mail"], *dead["services"], *dead["maintenance"]]
+    others = [*dead["reports"], *dead["mail"], *dead["services"], *dead["maintenance"], *dead["files"]]
     yield Check("The other dead-letter queues are empty", not others, f"{others}")
 
 

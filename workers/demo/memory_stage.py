@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from asyncq import AsyncQ, DeadLetterFilter
 from asyncq.scheduler.service import Scheduler
 from asyncq.worker.worker import Worker
-from demo import notice_service, smtp_server
+from demo import file_server, notice_service, smtp_server
 from demo.settings import DemoError, Run
 from demo.stage import MANY, NO_ERROR, SCHEDULING, SLOTS, STOP_S, DeadTask
 from demo.view import View
@@ -57,6 +57,13 @@ class MemoryStage:
         notices = notice_service.Notices(self.run.notices, self.run.notice_log)
         port = await self.opened.enter_async_context(notice_service.listening(notices))
         self.view.note(f"notice service: in this process, port {port}")
+        return port
+
+    async def start_file_server(self) -> int:
+        """Start the file server in a thread; its connections are real ones."""
+        files = file_server.Files(self.run.served, self.run.file_log)
+        port = await self.opened.enter_async_context(file_server.listening(files))
+        self.view.note(f"file server: in this process, port {port}")
         return port
 
     async def start_workers(self) -> None:

@@ -38,11 +38,11 @@ def paint_all(folder: Path, count: int) -> list[str]:
     return names
 
 
-def paint(path: Path, *, seed: int) -> None:
+def paint(path: Path, *, seed: int, size: tuple[int, int] = SIZE) -> None:
     """Paint one landscape; the same seed makes the same picture."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     above, horizon, near = PALETTES[seed % len(PALETTES)]
-    width, height = SIZE[0] // 2, SIZE[1] // 2
+    width, height = size[0] // 2, size[1] // 2
     ramp = Image.linear_gradient("L").point([min(255, round(1.7 * level)) for level in range(256)])
     ramp = ramp.resize((width, height), Image.Resampling.BICUBIC)
     picture = ImageOps.colorize(ramp, above, horizon)
@@ -60,9 +60,9 @@ def paint(path: Path, *, seed: int) -> None:
         mask = Image.new("L", (width, height))
         ImageDraw.Draw(mask).polygon([(0, height), *line, (width, height)], fill=255)
         picture.paste(textured(chance, (width, height), colour), mask=mask)
-    large = picture.resize(SIZE, Image.Resampling.BICUBIC)
-    patch, grain = Image.effect_noise((1000, 1000), 40), Image.new("L", SIZE)
-    for x, y in itertools.product(range(0, SIZE[0], 1000), range(0, SIZE[1], 1000)):
+    large = picture.resize(size, Image.Resampling.BICUBIC)
+    patch, grain = Image.effect_noise((1000, 1000), 40), Image.new("L", size)
+    for x, y in itertools.product(range(0, size[0], 1000), range(0, size[1], 1000)):
         grain.paste(patch, (x, y))
     Image.blend(large, Image.merge("RGB", (grain, grain, grain)), 0.07).save(path, quality=92)
 

@@ -89,7 +89,8 @@ class Run:
         """Make the folders of a new run."""
         name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         run = cls(name, output.resolve() / name)
-        for folder in (run.pictures, run.converted, run.csv, run.reports, run.mails, run.notices, run.models, run.logs):
+        worked_in = (run.pictures, run.converted, run.csv, run.reports, run.mails, run.notices, run.models, run.files)
+        for folder in (*worked_in, run.served, run.logs):
             folder.mkdir(parents=True)
         return run
 
@@ -133,6 +134,16 @@ class Run:
         return self.folder / "models"
 
     @property
+    def files(self) -> Path:
+        """Where the files worker keeps what it works on."""
+        return self.folder / "files"
+
+    @property
+    def served(self) -> Path:
+        """What the file server has: what the files worker downloads, and what it has uploaded."""
+        return self.folder / "served"
+
+    @property
     def logs(self) -> Path:
         """What the processes of this run wrote."""
         return self.folder / "logs"
@@ -146,3 +157,8 @@ class Run:
     def notice_log(self) -> Path:
         """What the web service did, as JSON lines."""
         return self.logs / "notices.jsonl"
+
+    @property
+    def file_log(self) -> Path:
+        """What the file server did, as JSON lines."""
+        return self.logs / "files.jsonl"

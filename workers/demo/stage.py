@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-SLOTS = {"images": 2, "reports": 1, "mail": 2, "services": 2, "ml": 1, "maintenance": 1}
+SLOTS = {"images": 2, "reports": 1, "mail": 2, "services": 2, "ml": 1, "maintenance": 1, "files": 4}
 SCHEDULING = "maintenance"  # this worker has a scheduler beside it
 STOP_S = 15
 MANY = 100_000  # more dead letters than any run makes
@@ -46,6 +46,13 @@ class Stage(Protocol):
 
     async def start_notice_service(self) -> int:
         """Start the web service that takes notices, and return its port.
+
+        Raises:
+            DemoError: It does not come up.
+        """
+
+    async def start_file_server(self) -> int:
+        """Start the file server, and return its port.
 
         Raises:
             DemoError: It does not come up.

@@ -9,15 +9,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic_core import from_json
 
 from asyncq.app import AsyncQ
 from asyncq.cli.dead_options import read_age
 from asyncq.cli.options import AppOption, LogLevelOption, app_for, override
 from asyncq.cli.status_text import as_json, as_table, shown
+from asyncq.cli.workflow_text import tree, workflow_json
 from asyncq.clock import SystemClock
 from asyncq.errors import InvalidOption, ResultTimeout, TaskNotFound
 from asyncq.observability.logs import LogLevel, configure_logging
@@ -28,6 +31,7 @@ from asyncq.results import ResultHandle
 from asyncq.status import TaskState, TaskStatus
 from asyncq.stored_result import outcome_of
 from asyncq.task_results import TaskResults
+from asyncq.workflow_handle import WorkflowHandle, WorkflowStatus
 
 __all__ = ["result", "results", "status"]
 
@@ -55,9 +59,12 @@ def result(
     results: ResultsOption = None,
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
-    """Print the result of a task as JSON, whoever has sent it. Exits with 1 where it failed or has not ended."""
+    """Print the result of a task or a workflow as JSON, whoever has sent it. Exits with 1 where there is none."""
     loaded = _prepared(app, results, log_level)
     found = asyncio.run(_ended(loaded, task_id, timeout))
+    if isinstance(found, _Value):
+        typer.echo(json.dumps(found.value, ensure_ascii=False))
+        return
     if as_json_:
         typer.echo(json.dumps(as_json(found), ensure_ascii=False))
         outcome_of(found, bytes)
@@ -85,14 +92,17 @@ def status(  # noqa: PLR0913 - the options of the command
     results: ResultsOption = None,
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
-    """Show what is known of a task, or list the latest tasks."""
+    """Show what is known of a task or, as a tree, of a workflow; or list the latest tasks."""
     moment = _read_since(since)
     if task_id is not None and any(value is not None for value in (task, state, since, cursor)):
         raise InvalidOption("Give either the ID of one task, or filters for a listing.")
     loaded = _prepared(app, results, log_level)
     if task_id is not None:
         found = asyncio.run(_known(loaded, task_id))
-        typer.echo(json.dumps(as_json(found), ensure_ascii=False) if as_json_ else shown(found))
+        if isinstance(found, WorkflowStatus):
+            typer.echo(json.dumps(workflow_json(found), ensure_ascii=False) if as_json_ else tree(found))
+        else:
+            typer.echo(json.dumps(as_json(found), ensure_ascii=False) if as_json_ else shown(found))
         return
     page = asyncio.run(_listed(loaded, task, state, moment, limit, cursor))
     if as_json_:
@@ -156,18 +166,29 @@ async def _open(app: AsyncQ) -> AsyncIterator[tuple[Recorder, TaskResults]]:
         await recorder.close()
 
 
-async def _known(app: AsyncQ, task_id: str) -> TaskStatus:
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """The result of a workflow."""
+
+    value: Any
+
+
+async def _known(app: AsyncQ, task_id: str) -> TaskStatus | WorkflowStatus:
     async with _open(app) as (recorder, tasks):
         (found,) = await tasks.read([checked_id(task_id)])
+        if found.workflow is not None:
+            return await WorkflowHandle[Any](task_id, from_json, recorder=recorder).status()
     if found.state is TaskState.UNKNOWN:
         raise _not_found(recorder, task_id)
     return found
 
 
-async def _ended(app: AsyncQ, task_id: str, timeout_s: float) -> TaskStatus:
+async def _ended(app: AsyncQ, task_id: str, timeout_s: float) -> TaskStatus | _Value:
     async with _open(app) as (recorder, tasks):
         handle = ResultHandle(checked_id(task_id), None, bytes, recorder, is_sent=False)
         (found,) = await tasks.read([task_id])
+        if found.workflow is not None:
+            return _Value(await WorkflowHandle[Any](task_id, from_json, recorder=recorder).result(timeout_s))
         if timeout_s > 0 and not found.state.final:
             try:
                 async with asyncio.timeout(timeout_s):

@@ -20,8 +20,9 @@ from asyncq.errors import InvalidOption, Unroutable
 from asyncq.observability.logs import LogLevel, configure_logging
 from asyncq.schedule import fire_times, resolved
 from asyncq.scheduler.control import ask
-from asyncq.scheduler.declared import Scheduled
+from asyncq.scheduler.declared import Scheduled, Sends
 from asyncq.scheduler.requests import PAUSE, REPORT, RESUME
+from asyncq.signature import Signature
 
 __all__ = ["schedule"]
 
@@ -77,10 +78,8 @@ def show(
     app = app_for(target, broker_url)
     found = _one(app, name)
     told = asyncio.run(_report(app))
-    signature = found.signature
     more = {
-        "arguments": json.loads(signature.body),
-        "queue": signature.sending.queue or signature.queue,
+        **_what(found.sends),
         "missed": found.schedule.missed,
         "catch_up": found.schedule.catch_up,
         "deadline_s": found.schedule.deadline_s,
@@ -136,14 +135,14 @@ def trigger(
     broker_url: BrokerUrlOption = None,
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
-    """Send a schedule's task now, besides its fire times; also while it is paused. Prints the task's id."""
+    """Send what a schedule sends now, besides its fire times; also while it is paused. Prints the id."""
     configure_logging(log_level)
     app = app_for(target, broker_url)
-    signature = _one(app, name).signature
+    sends = _one(app, name).sends
 
     async def send() -> str:
         async with app.open(role="cli"):
-            handle = await app.send(signature)
+            handle = await app.send(sends)
             return handle.id
 
     typer.echo(asyncio.run(send()))
@@ -196,13 +195,19 @@ def _row(app: AsyncQ, found: Scheduled, told: Any) -> dict[str, Any]:
     paused = bool(known.get("paused"))
     return {
         "when": known.get("when") or str(found.schedule.when),
-        "task": found.signature.name,
+        "task": found.named,
         "paused": paused,
         "next": None if paused or next_ms is None else moment(next_ms),
         "last": None if known.get("last_ms") is None else moment(known["last_ms"]),
         "sent": known.get("sent", 0),
         "skipped": known.get("skipped", {}),
     }
+
+
+def _what(sends: Sends) -> dict[str, Any]:
+    if isinstance(sends, Signature):
+        return {"arguments": json.loads(sends.body), "queue": sends.sending.queue or sends.queue}
+    return {"workflow": json.loads(sends.to_json()), "tree": str(sends).splitlines()}
 
 
 def _leader(told: Any) -> dict[str, Any] | None:

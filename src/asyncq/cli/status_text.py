@@ -16,7 +16,7 @@ from typing import Any
 from asyncq.cli.text import printable
 from asyncq.status import Progress, TaskStatus
 
-__all__ = ["as_json", "as_table", "shown"]
+__all__ = ["as_json", "as_table", "note", "shown", "took"]
 
 _COLUMNS = ("ID", "TASK", "STATE", "ATTEMPT", "QUEUED", "TOOK", "")
 _NUMBERS = {"ATTEMPT", "TOOK"}
@@ -67,7 +67,7 @@ def shown(status: TaskStatus) -> str:
         "started": _moment(status.started_at),
         "runs again": _moment(status.retry_at),
         "finished": _moment(status.finished_at),
-        "took": _took(status) or None,
+        "took": took(status) or None,
         "sent by task": status.parent_id,
         "root task": status.root_id,
         "reason": status.reason,
@@ -90,14 +90,14 @@ def _row(status: TaskStatus) -> tuple[str, ...]:
             str(status.state),
             str(status.attempt or ""),
             _moment(status.queued_at) or "",
-            _took(status),
-            _note(status),
+            took(status),
+            note(status),
         )
     )
 
 
-def _note(status: TaskStatus) -> str:
-    """Return what is most worth knowing of a task, in a few words."""
+def note(status: TaskStatus) -> str:
+    """Return what is most worth knowing of a task, in a few words; nothing where there is nothing."""
     text = ""
     if status.error is not None:
         text = f"{status.error.type.removeprefix('builtins.')}: {status.error.message}"
@@ -113,7 +113,8 @@ def _progress(progress: Progress) -> str:
     return f"{text} {progress.label}" if progress.label else text
 
 
-def _took(status: TaskStatus) -> str:
+def took(status: TaskStatus) -> str:
+    """Return how long a task ran, for people; nothing where it has not ended."""
     if status.started_at is None or status.finished_at is None:
         return ""
     return f"{(status.finished_at - status.started_at).total_seconds():.2f} s"

@@ -11,17 +11,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Path, Response
-from fastapi.requests import HTTPConnection
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator
 
 from asyncq.app import AsyncQ
-from asyncq.errors import AsyncQError, InvalidOption, NotOpen
+from asyncq.errors import AsyncQError, InvalidOption
+from asyncq.integrations.dependencies import STATE, AsyncQDep, TaskId, current_app
 from asyncq.integrations.http_errors import ErrorOut, NothingKnown, add_error_handlers, http_error
 from asyncq.integrations.server_sent_events import event_id, events_of
 from asyncq.integrations.status_models import TaskErrorOut, TaskStatusOut, status_model
-from asyncq.options import checked_id
+from asyncq.integrations.workflow_routes import WorkflowStatusOut, WorkflowTaskOut, workflow_router
 from asyncq.status import TaskState, TaskStatus
 
 __all__ = [
@@ -29,35 +28,24 @@ __all__ = [
     "TaskErrorOut",
     "TaskId",
     "TaskStatusOut",
+    "WorkflowStatusOut",
+    "WorkflowTaskOut",
     "add_error_handlers",
     "asyncq_lifespan",
     "current_app",
     "status_model",
     "task_router",
+    "workflow_router",
 ]
 
 OwnLifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def _task_id(text: str) -> str:
-    try:
-        return checked_id(text)
-    except InvalidOption as error:
-        raise ValueError(str(error)) from error
-
-
-TaskId = Annotated[
-    str,
-    Path(description="The task's id, as its send has returned it.", pattern=r"^[^\x00-\x1f\x7f]+$"),
-    AfterValidator(_task_id),
-]
-"""A task's id in a route's path; what can be none is answered with 422."""
 LastEventId = Annotated[
     str | None, Header(description="What an `EventSource` sends when it connects again: the id of the last event.")
 ]
 
-_STATE = "asyncq_app"
 _NO_PROXY_KEEPS_IT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second one is for nginx
 
 
@@ -79,31 +67,11 @@ def asyncq_lifespan(app: AsyncQ, *others: AsyncQ, then: OwnLifespan | None = Non
         async with AsyncExitStack() as stack:
             for each in (app, *others):
                 await _open(stack, each)
-            setattr(api.state, _STATE, app)
+            setattr(api.state, STATE, app)
             state = await stack.enter_async_context(then(api)) if then is not None else None
-            yield {_STATE: app, **(state or {})}
+            yield {STATE: app, **(state or {})}
 
     return lifespan
-
-
-def current_app(connection: HTTPConnection) -> AsyncQ:
-    """Return the open app of the service that a request came to; `AsyncQDep` in a route's parameters.
-
-    Raises:
-        NotOpen: The service has none, or its lifespan was not run.
-    """
-    # Servers hand the lifespan's state to mounted services too; a client in a test may hand on none.
-    app = getattr(connection.state, _STATE, None) or getattr(connection.app.state, _STATE, None)
-    if not isinstance(app, AsyncQ):
-        raise NotOpen(
-            "No asyncq app is open in this service. Write FastAPI(lifespan=asyncq_lifespan(app)); and in a test, use "
-            "a client that runs the lifespan."
-        )
-    return app
-
-
-AsyncQDep = Annotated[AsyncQ, Depends(current_app)]
-"""The open app, as a route's parameter: `async def route(app: AsyncQDep)`."""
 
 
 def task_router(

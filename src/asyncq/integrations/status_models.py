@@ -18,7 +18,7 @@ from asyncq.return_values import Results
 from asyncq.status import Progress, TaskState, TaskStatus
 from asyncq.task import Task
 
-__all__ = ["TaskErrorOut", "TaskStatusOut", "status_model"]
+__all__ = ["TaskErrorOut", "TaskStatusOut", "error_model", "status_model"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ class TaskStatusOut(BaseModel, Generic[R]):
             attempt=status.attempt,
             progress=status.progress,
             result=None if status.result is None else cls._read(status),
-            error=None if status.error is None else _error(status.error, tracebacks=tracebacks),
+            error=None if status.error is None else error_model(status.error, tracebacks=tracebacks),
             reason=status.reason,
             queued_at=status.queued_at,
             due_at=status.due_at,
@@ -135,7 +135,8 @@ def _results_of(annotation: Any) -> Results[Any]:
     return Results.of(annotation, task="status")
 
 
-def _error(failure: Failure, *, tracebacks: bool) -> TaskErrorOut:
+def error_model(failure: Failure, *, tracebacks: bool) -> TaskErrorOut:
+    """Return the model of an error; with its traceback where that is to be seen."""
     return TaskErrorOut(
         type=failure.type, message=failure.message, traceback=(failure.traceback or None) if tracebacks else None
     )

@@ -19,6 +19,7 @@ from asyncq.clock import Timer
 from asyncq.control import Roll, WorkerName
 from asyncq.errors import AsyncQError, NotOpen, NotSent, PublishError
 from asyncq.loggers import get_logger
+from asyncq.memory.barrier import MemoryBarriers, MemoryGathered
 from asyncq.memory.consumer import MemorySubscription
 from asyncq.memory.control import MemoryListener, ask
 from asyncq.memory.dead_letters import MemoryDeadLetters
@@ -57,6 +58,7 @@ class MemoryBroker:
         self._subscriptions: set[MemorySubscription] = set()
         self._campaigns: set[MemoryCampaign] = set()
         self.followings: set[MemoryFollowing] = set()
+        self._gathered: set[MemoryGathered] = set()
 
     # --- life
 
@@ -84,6 +86,8 @@ class MemoryBroker:
             subscription.close()
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
+        for gathered in tuple(self._gathered):
+            gathered.lose()
         for following in tuple(self.followings):
             following.end(NotOpen("The connection to the broker is closed."))
 
@@ -97,6 +101,8 @@ class MemoryBroker:
             subscription.lose_leases()
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
+        for gathered in tuple(self._gathered):
+            gathered.lose()
         for following in tuple(self.followings):
             following.begin_again()
 
@@ -267,6 +273,10 @@ class MemoryBroker:
     def journal(self, name: str, *, keep_s: float) -> MemoryJournal:
         """See `asyncq.broker.Broker.journal`."""
         return MemoryJournal(self._node, self._names.journal(name), keep_s, self._settings.max_message_bytes, self)
+
+    def barriers(self) -> MemoryBarriers:
+        """See `asyncq.broker.Broker.barriers`."""
+        return MemoryBarriers(self._node, self._names, self._settings.max_message_bytes, self._gathered)
 
     def _check_open(self) -> None:
         if not self.is_open:

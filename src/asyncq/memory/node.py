@@ -28,7 +28,7 @@ from asyncq.clock import Clock, SystemClock
 from asyncq.control import WorkerName
 from asyncq.errors import ConfigurationError, QueueGone
 from asyncq.memory.log import MemoryLog
-from asyncq.memory.queues import MemoryQueue, Stored
+from asyncq.memory.queues import MemoryBarrier, MemoryQueue, Stored
 from asyncq.message import Message
 from asyncq.rabbitmq.properties import read_message, written_message
 from asyncq.rabbitmq.refusals import mismatch
@@ -67,6 +67,9 @@ class MemoryNode:
     Args:
         clock: What delays go by.
         name: For logs.
+
+    Attributes:
+        barriers: Those of chords, by the names of their queues; to be used within `changing`.
     """
 
     def __init__(self, clock: Clock | None = None, name: str = "memory") -> None:
@@ -82,17 +85,24 @@ class MemoryNode:
         self._leaders: dict[str, object] = {}
         self._leader_queues: set[str] = set()
         self._journals: dict[str, MemoryLog] = {}
+        self.barriers: dict[str, MemoryBarrier] = {}
         self._listeners: list[Callable[[], object]] = []
         self._askable: list[Listener] = []
         self._publish_listeners: list[Callable[[Publication], object]] = []
 
     # --- what is there
 
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Hold the lock, for whoever changes nothing that others wait for."""
+        with self._lock:
+            yield
+
     @property
     def queues(self) -> list[str]:
         """The names of all queues, sorted."""
         with self._lock:
-            return sorted(self._queues)
+            return sorted((*self._queues, *self.barriers))
 
     def count(self, queue: str) -> int:
         """Return how many messages a queue holds, those included that are handed out and not settled.
@@ -225,6 +235,7 @@ class MemoryNode:
             self._bindings = {(exchange, key) for exchange, key in self._bindings if key != name}
             if queue is not None:
                 queue.delete()
+            self.barriers.pop(name, None)
             if (log := self._journals.pop(name, None)) is not None:
                 log.delete()
 

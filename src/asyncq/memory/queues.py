@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-__all__ = ["Consumer", "MemoryQueue", "Stored"]
+from asyncq.barrier import Member
+
+__all__ = ["Consumer", "MemoryBarrier", "MemoryQueue", "Stored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +157,20 @@ class MemoryQueue:
         self.ready.clear()
         for consumer in consumers:
             consumer.queue_gone()
+
+
+@dataclass(slots=True)
+class MemoryBarrier:
+    """What the queue of one chord holds; see `asyncq.memory.barrier`.
+
+    Attributes:
+        head: What was left when it was opened.
+        until_s: When it expires, by the clock's monotonic time.
+        members: Who has arrived, by their places.
+        is_held: Whether somebody has gathered them.
+    """
+
+    head: bytes
+    until_s: float
+    members: dict[int, Member] = field(default_factory=dict)
+    is_held: bool = False

@@ -28,6 +28,7 @@ from asyncq.errors import AccessRefused, AsyncQError, BrokerError, NotSent, Publ
 from asyncq.loggers import get_logger
 from asyncq.message import Message, copy_of
 from asyncq.rabbitmq.administration import Administration
+from asyncq.rabbitmq.barrier import RabbitBarriers
 from asyncq.rabbitmq.connection import ConnectOptions, connection_name, parse_urls
 from asyncq.rabbitmq.consumer import RabbitSubscription
 from asyncq.rabbitmq.control import Answering, Asking, RabbitListener
@@ -81,6 +82,13 @@ class RabbitMQ:
         self._consuming_lock = asyncio.Lock()
         self._publisher = Publisher(self._publishing, self._settings.max_message_bytes, self._declare_missing)
         self._ladder = Ladder(self._names, self._administration.channel, may_declare=self._settings.declare)
+        self._barriers = RabbitBarriers(
+            self._names,
+            self.publish,
+            self._administration.channel,
+            max_bytes=self._settings.max_message_bytes,
+            may_declare=self._settings.declare,
+        )
         await self._publishing.open()
         try:
             await self._declare_all()
@@ -98,6 +106,7 @@ class RabbitMQ:
 
     async def _close(self) -> None:
         await asyncio.gather(self._publishing.close(), self._consuming.close(), self._administration.close())
+        await self._barriers.close()  # last: a question that is under way has its end by now
 
     def status(self) -> BrokerStatus:
         """See `asyncq.broker.Broker.status`. The worse one of the connections counts."""
@@ -247,6 +256,10 @@ class RabbitMQ:
             )
             self._journals[name, keep_s] = RabbitJournal(self._names.journal(name), keep_s, wires)
         return self._journals[name, keep_s]
+
+    def barriers(self) -> RabbitBarriers:
+        """See `asyncq.broker.Broker.barriers`."""
+        return self._barriers
 
     async def _open_consuming(self) -> Link:
         async with self._consuming_lock:

@@ -52,6 +52,7 @@ __all__ = [
     "apply",
     "base_plan",
     "check_task_queue",
+    "chord_queue_declaration",
     "dead_letter_plan",
     "delay_base_plan",
     "destination_binding",
@@ -137,6 +138,10 @@ class Names:
     def leader_queue(self, name: str) -> str:
         """Return the queue whose active consumer leads under this name."""
         return f"{self.namespace}.{name}"
+
+    def chord_queue(self, chord: str) -> str:
+        """Return the queue at which the members of a chord arrive."""
+        return f"{self.namespace}.chord.{chord}"
 
     def journal(self, name: str) -> str:
         """Return the stream of a journal."""
@@ -263,6 +268,22 @@ def leader_queue_declaration(names: Names, name: str) -> QueueDeclaration:
             # A quorum queue takes two exclusive consumers, so this is what makes one of them the leader.
             "x-single-active-consumer": True,
             # Each leader that dies returns the states: RabbitMQ 4 would drop them with its 21st.
+            "x-delivery-limit": UNLIMITED_DELIVERIES,
+        },
+    )
+
+
+def chord_queue_declaration(names: Names, chord: str, keep_s: float) -> QueueDeclaration:
+    """Return the queue at which the members of a chord arrive; see barrier.py. It stands for `keep_s` at least."""
+    return QueueDeclaration(
+        names.chord_queue(chord),
+        {
+            "x-queue-type": "quorum",
+            # Several who arrive last see all members: one of them gets them.
+            "x-single-active-consumer": True,
+            # Chords that were left behind go away by themselves. Publishing does not renew it.
+            "x-expires": round(keep_s * 1000),
+            # Each worker that dies while it gathers returns them all: RabbitMQ 4 would drop them with the 21st.
             "x-delivery-limit": UNLIMITED_DELIVERIES,
         },
     )

@@ -14,13 +14,16 @@ from typing import Any, TypedDict
 from pydantic import ValidationError
 
 from asyncq.errors import InvalidOption, UnknownTask
-from asyncq.options import SendOptions
+from asyncq.message import HeaderValue
+from asyncq.options import Sending, SendOptions
 from asyncq.queue_names import check_queue_name
 from asyncq.schedule import Missed, Schedule
 from asyncq.signature import Signature
 from asyncq.wall_time import zone_of
+from asyncq.workflow.connecting import check_beginning
+from asyncq.workflow.workflow import Workflow, leaves
 
-__all__ = ["ScheduleOptions", "Scheduled", "Schedules"]
+__all__ = ["ScheduleOptions", "Scheduled", "Schedules", "Sends"]
 
 _OPTIONS = ("missed", "catch_up", "deadline")
 
@@ -40,12 +43,36 @@ class ScheduleOptions(TypedDict, total=False):
     deadline: float | timedelta
 
 
+Sends = Signature[Any] | Workflow[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Scheduled:
     """A schedule, and what it sends."""
 
     schedule: Schedule
-    signature: Signature[Any]
+    sends: Sends
+
+    @property
+    def named(self) -> str:
+        """What it sends, in a few words: the task's name, or `chain of 3 tasks`."""
+        if isinstance(self.sends, Signature):
+            return self.sends.name
+        count = sum(1 for _ in leaves(self.sends))
+        return f"{self.sends.kind} of {count} task{'' if count == 1 else 's'}"
+
+    def at(self, task_id: str, headers: Mapping[str, HeaderValue]) -> Sends:
+        """Return what is sent for one fire time.
+
+        Args:
+            task_id: Its id; those of a workflow's tasks follow from it.
+            headers: What its messages have beside their own headers.
+        """
+        sending = self.sends.sending
+        sending = replace(sending, task_id=task_id, headers={**sending.headers, **headers})
+        if isinstance(self.sends, Signature):
+            return replace(self.sends, sending=sending)
+        return self.sends.sent_with(sending)
 
 
 class Schedules:
@@ -73,7 +100,7 @@ class Schedules:
         """Whether there are any."""
         return bool(self._declared or self._by_task)
 
-    def add(self, name: str, signature: Signature[Any], when: Any, options: ScheduleOptions) -> None:
+    def add(self, name: str, sends: Sends, when: Any, options: ScheduleOptions) -> None:
         """Declare a schedule.
 
         Raises:
@@ -83,7 +110,7 @@ class Schedules:
         schedule = _schedule(name, when, options)
         if name in self._declared or name in self._by_task:
             raise InvalidOption(f"There is a schedule {name!r} already. Each has a name of its own.")
-        self._declared[name] = Scheduled(schedule, _checked(name, signature))
+        self._declared[name] = Scheduled(schedule, _checked(name, sends))
 
     def resolve(self, signature_of: Callable[..., Signature[Any]], tasks: Mapping[str, Any]) -> dict[str, Scheduled]:
         """Return all schedules by name.
@@ -141,10 +168,22 @@ def _schedule(name: Any, when: Any, options: Mapping[str, Any]) -> Schedule:
     return Schedule(name=name, when=when, **options)
 
 
-def _checked(name: str, signature: Any) -> Signature[Any]:
-    if not isinstance(signature, Signature):
-        raise InvalidOption(f"The schedule {name!r} takes a signature, such as task.s(1, 2), not {signature!r}.")
-    sending = signature.sending
+def _checked(name: str, sends: Any) -> Sends:
+    if not isinstance(sends, Signature | Workflow):
+        raise InvalidOption(
+            f"The schedule {name!r} takes a signature, such as task.s(1, 2), or a workflow, and not {sends!r}."
+        )
+    if isinstance(sends, Signature):
+        _check_options(name, sends.sending, "its signature")
+        return replace(sends, sending=replace(sends.sending, reply=False))
+    check_beginning(sends)
+    _check_options(name, sends.sending, "its workflow")
+    for leaf in leaves(sends):
+        _check_options(name, leaf.sending, f"the task {leaf.name!r} of its workflow")
+    return sends.sent_with(replace(sends.sending, reply=False))
+
+
+def _check_options(name: str, sending: Sending, where: str) -> None:
     if sending.queue is not None:
         check_queue_name(sending.queue)
     given = {
@@ -157,7 +196,6 @@ def _checked(name: str, signature: Any) -> Signature[Any]:
     for option, value in given.items():
         if value is not None:
             raise InvalidOption(
-                f"The schedule {name!r} has {option}= on its signature, which means nothing for runs again and again. "
+                f"The schedule {name!r} has {option}= on {where}, which means nothing for runs again and again. "
                 "It may have queue=, delay=, headers=, on_failure= and expires= in seconds."
             )
-    return replace(signature, sending=replace(sending, reply=False))

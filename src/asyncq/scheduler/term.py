@@ -23,10 +23,9 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from asyncq.broker import Publication, ReplyTo
-from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotSent, PublishError, PublishUncertain
+from asyncq.errors import AsyncQError, BrokerError, LeaseLost, NotSent, PartlySent, PublishError, PublishUncertain
 from asyncq.leadership import Note, Term
 from asyncq.life import SENT_AT
 from asyncq.loggers import get_logger
@@ -176,20 +175,19 @@ class SchedulerTerm:
                 raise error
 
     async def _publish(self, tick: Tick) -> None:
-        found = self._work.scheduled[tick.schedule]
         # Sent at its fire time, whenever that is: two messages of one tick are the same life of its task.
         headers: dict[str, HeaderValue] = {SCHEDULE: tick.schedule, FIRE_TIME: tick.at_ms, SENT_AT: tick.at_ms}
-        sending = found.signature.sending
-        signature = replace(
-            found.signature,
-            sending=replace(sending, task_id=tick.id(self._work.app), headers={**sending.headers, **headers}),
-        )
+        found = self._work.scheduled[tick.schedule]
+        sends = found.at(tick.id(self._work.app), headers)
         while True:
             try:
-                await self._work.send(signature, self._publish_in_term)
+                await self._work.send(sends, self._publish_in_term)
             except LeaseLost:
                 raise
-            except (NotSent, PublishUncertain) as error:
+            except PublishError as error:
+                if not _may_help(error):
+                    self._refused(tick, error)
+                    return
                 log.warning("a tick was not confirmed, sending it again", id=tick.id(self._work.app), cause=str(error))
                 await self._pause()
                 if self._stopped:
@@ -200,8 +198,7 @@ class SchedulerTerm:
                     log.warning("fire times get no run", schedule=tick.schedule, reason="deadline", count=1)
                     return
             except AsyncQError as error:
-                self._counts.skipped[tick.schedule, "refused"] += 1
-                log.error("a tick cannot be sent", id=tick.id(self._work.app), cause=str(error))  # noqa: TRY400
+                self._refused(tick, error)
                 return
             else:
                 self._confirmed(tick)
@@ -211,6 +208,10 @@ class SchedulerTerm:
         await self._term.publish(
             publication.message, publication.to, delay=publication.delay, timeout_s=self._work.timeout_s
         )
+
+    def _refused(self, tick: Tick, error: AsyncQError) -> None:
+        self._counts.skipped[tick.schedule, "refused"] += 1
+        log.error("a tick cannot be sent", id=tick.id(self._work.app), cause=str(error))
 
     def _confirmed(self, tick: Tick) -> None:
         self._counts.sent[tick.schedule] += 1
@@ -344,6 +345,12 @@ class SchedulerTerm:
                 for name in sorted(self._work.scheduled)
             },
         }
+
+
+def _may_help(error: PublishError) -> bool:
+    """Tell whether sending it again may help: the broker did not answer, or blocks."""
+    errors = error.outcomes if isinstance(error, PartlySent) else [error]
+    return any(isinstance(each, NotSent | PublishUncertain) for each in errors)
 
 
 def _integer(state: bytes | None, default: int) -> int:

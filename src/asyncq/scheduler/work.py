@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from asyncq.broker import Publication
 from asyncq.clock import Clock
-from asyncq.scheduler.declared import Scheduled
-from asyncq.signature import Signature
+from asyncq.scheduler.declared import Scheduled, Sends
 
 __all__ = ["Counts", "Publish", "Work"]
 
@@ -24,7 +23,7 @@ class Work:
         app: The app's name.
         scheduled: What it declares, by name.
         tz: The zone of a `Cron` that names none.
-        send: Makes the message of a signature, and publishes it by what it is given.
+        send: Makes the messages of a signature or a workflow, and publishes them by what it is given.
         clock: Where the time comes from.
         timeout_s: How long a publish waits for its confirm, in seconds.
     """
@@ -32,7 +31,7 @@ class Work:
     app: str
     scheduled: Mapping[str, Scheduled]
     tz: str
-    send: Callable[[Signature[object], Publish], Awaitable[None]]
+    send: Callable[[Sends, Publish], Awaitable[None]]
     clock: Clock
     timeout_s: float
 

@@ -22,7 +22,7 @@ __all__ = ["Cursor", "Unreadable", "decode", "encode", "from_micros", "key_of", 
 
 _TIMES = ("queued_at", "due_at", "not_after", "started_at", "retry_at", "finished_at", "updated_at", "expires_at")
 _NUMBERS = ("attempt", "life", "run")
-_TEXTS = ("task", "queue", "worker", "parent_id", "root_id", "reason")
+_TEXTS = ("task", "queue", "worker", "parent_id", "root_id", "reason", "workflow")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _in_full = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode

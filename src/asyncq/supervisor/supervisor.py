@@ -83,16 +83,15 @@ class Supervisor:
         self._last_ends: list[Ended] = []
 
     def health(self) -> tuple[Health, ...]:
-        """Return how each process is. Safe in any thread."""
-        running = dict(self._running)
-        return tuple(
-            running[place].health if place in running else self._health_of_empty(place) for place in self._places
-        )
+        """Return how each process is; those that have left for good are no part of it. Safe in any thread."""
+        running, left = dict(self._running), set(self._left)
+        places = [place for place in self._places if place not in left] or self._places
+        return tuple(running[place].health if place in running else self._health_of_empty(place) for place in places)
 
     def _health_of_empty(self, place: int) -> Health:
         if self._gave_up is not None:
             return Health("refused", self._gave_up.why, place + 1)
-        if self._stopping:
+        if self._stopping or place in self._left:
             return Health("stopping", "", place + 1)
         return (
             Health("ended", "it is started again", place + 1)

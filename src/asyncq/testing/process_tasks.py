@@ -11,9 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from asyncq.context import TaskContext, current_context
 from asyncq.errors import SoftTimeLimit
 from asyncq.signals import Reject, Retry, Snooze
+from asyncq.signature import Signature
+from asyncq.workflow.building import group
 
 __all__ = [
     "AwkwardError",
@@ -28,6 +32,7 @@ __all__ = [
     "sleep_on",
     "softly",
     "square",
+    "squares",
     "tell",
     "until_cancelled",
 ]
@@ -44,6 +49,19 @@ class AwkwardError(ConnectionError):
 def square(x: int) -> int:
     """Compute."""
     return x * x
+
+
+def squares(ctx: TaskContext, numbers: list[int], task: str) -> list[int]:
+    """Let others compute, by a workflow."""
+    members = [Signature(task, to_json({"x": number}), ctx.queue, reply=True, decode=from_json) for number in numbers]
+    handle = ctx.sync.send(group(members))
+    updates = list(handle.updates())
+    found: list[int] = handle.result(30)
+    told = ctx.sync.workflow(handle.id)
+    assert updates[-1].done == told.status().done == len(numbers)  # noqa: S101 - a test
+    assert told.result(30) == found == ctx.sync.call(group(members))  # noqa: S101 - a test
+    assert not handle.cancel()  # noqa: S101 - a test
+    return found
 
 
 def pid() -> int:

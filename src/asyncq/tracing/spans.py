@@ -171,8 +171,9 @@ class Tracing:
             errors = [error for error in batch.errors if error is not None]
             if errors:
                 sending.set_attribute("error.type", _name_of(errors[0]))
-                count = len(batch.publications)
-                text = f"{len(errors)} of {count} were not, or perhaps not, sent. The first error: {errors[0]}"
+                count, text = len(batch.publications), str(errors[0])
+                if count > 1:
+                    text = f"{len(errors)} of {count} were not, or perhaps not, sent. The first error: {text}"
                 sending.set_status(Status(StatusCode.ERROR, text))
 
     def _begin_send(self, publication: Publication, *, renew: bool) -> tuple[Span, Publication] | None:
@@ -190,7 +191,13 @@ class Tracing:
             return None
 
     def _begin_batch(self, batch: Batch, *, renew: bool) -> Span | None:
-        """Begin the span of a batch, and give each of its messages a context."""
+        """Begin the span of a batch, and give each of its messages a context. One message needs no second span."""
+        if len(batch.publications) == 1:
+            begun = self._begin_send(batch.publications[0], renew=renew)
+            if begun is None:
+                return None
+            span, batch.publications[0] = begun
+            return span
         try:
             links = [self._create(batch, position, renew=renew) for position in range(len(batch.publications))]
             attributes = {**self._server, **batch_attributes(len(links))}

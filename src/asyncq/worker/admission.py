@@ -23,6 +23,7 @@ from asyncq.worker.attempt import AnyTask, Attempt
 from asyncq.worker.concurrency import Concurrency, Queue
 from asyncq.worker.places import Taken
 from asyncq.worker.process_pool.pool import ProcessPool
+from asyncq.worker.revocations import is_of_any
 from asyncq.worker.runners import ThreadPool, start_on_loop
 
 __all__ = ["Admission", "Room", "Start"]
@@ -110,7 +111,7 @@ class Admission:
         """Return why the task shall not begin any more, if it shall not."""
         if delivery.is_lost:
             return LostLease()
-        if delivery.message.task_id in self._cancelled:
+        if is_of_any(delivery.message, self._cancelled):
             return Cancelled(attempt_of(delivery.message) - 1)
         return None
 

@@ -19,6 +19,7 @@ from asyncq.loggers import get_logger
 from asyncq.message import Message
 from asyncq.outcome import LostLease
 from asyncq.worker.attempt import Attempt
+from asyncq.worker.revocations import is_of_any
 
 __all__ = ["LEASE_PATIENCE_S", "Attempts"]
 
@@ -94,9 +95,9 @@ class Attempts:
                 self.on_given_up()
 
     def cancel(self, ids: Container[str]) -> None:
-        """Tell the attempts of these tasks to stop."""
+        """Tell the attempts of these tasks and workflows to stop."""
         for attempt in self:
-            if attempt.interrupted != "cancel" and attempt.delivery.message.task_id in ids:
+            if attempt.interrupted != "cancel" and is_of_any(attempt.delivery.message, ids):
                 log.info("a running task is cancelled", seconds=round(attempt.seconds, 3), **_keys(attempt))
                 attempt.interrupt("cancel")
 

@@ -31,6 +31,8 @@ from asyncq.message import (
     new_id,
     root_id_of,
 )
+from asyncq.outcome import Failure
+from asyncq.program import Workflow
 from asyncq.stages import first_leg
 from asyncq.worker.attempt import AnyTask
 from asyncq.worker.publishing import Publishing
@@ -77,6 +79,30 @@ class Callbacks:
         except Exception as error:  # noqa: BLE001 - the task has its end: what fails here must not give it another
             self._tell(message, callback, error)
 
+    async def call_for_workflow(
+        self, delivery: Delivery, workflow: Workflow, failure: Failure, failed_at: datetime
+    ) -> None:
+        """Send the callback of a workflow that has finally failed.
+
+        Args:
+            delivery: Of the task that it ended with.
+            workflow: The workflow, which has a callback.
+            failure: What went wrong.
+            failed_at: When that was.
+
+        Raises:
+            LeaseLost: As `call`.
+        """
+        callback, depth = workflow.on_failure, _depth_of(delivery.message)
+        assert callback is not None  # noqa: S101 - for the type checker: the caller has looked
+        try:
+            failed = _failed_workflow(workflow, delivery.queue, failure, failed_at)
+            await self._send(delivery, callback, failed, depth, of=workflow.id)
+        except LeaseLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - the workflow has its end
+            self._tell(delivery.message, callback, error)
+
     def _callback_of(self, message: Message) -> Callback | None:
         try:
             is_said, callback = callback_in(message.body)
@@ -105,7 +131,18 @@ class Callbacks:
         except (MessageTooLarge, MalformedMessage):
             await self._send(delivery, callback, _failed_task(delivery.message, record, with_arguments=False), depth)
 
-    async def _send(self, delivery: Delivery, callback: Callback, failed: bytes, depth: int) -> None:
+    async def _send(
+        self, delivery: Delivery, callback: Callback, failed: bytes, depth: int, *, of: str | None = None
+    ) -> None:
+        """Send a callback.
+
+        Args:
+            delivery: On whose behalf.
+            callback: What is sent.
+            failed: The `FailedTask`, as JSON.
+            depth: How many callbacks came before it.
+            of: Whose callback it is, where that is a workflow's.
+        """
         message = delivery.message
         body = failed if callback.arguments is None else with_key(callback.arguments, FAILED, failed)
         if callback.on_failure is not None:
@@ -129,7 +166,7 @@ class Callbacks:
         call = Message(
             type=callback.task,
             body=body,
-            task_id=derived_id(message.task_id, ON_FAILURE),
+            task_id=derived_id(of or message.task_id, ON_FAILURE),
             message_id=new_id(),
             headers=headers,
             timestamp_ms=now_ms,
@@ -169,6 +206,23 @@ def _failed_task(message: Message, record: DeadLetterRecord, *, with_arguments: 
         failed_at=datetime.fromtimestamp(record.failed_at_ms / 1000, UTC),
         worker=record.worker,
         arguments=_arguments_of(message.body) if with_arguments else None,
+    )
+    return failed.model_dump_json().encode()
+
+
+def _failed_workflow(workflow: Workflow, queue: str, failure: Failure, failed_at: datetime) -> bytes:
+    from asyncq.failed_task import FailedTask  # noqa: PLC0415
+
+    failed = FailedTask(
+        task=workflow.name,
+        task_id=workflow.id,
+        queue=queue,
+        reason="a step of the workflow has failed",
+        attempts=1,
+        error_type=failure.type,
+        error_message=failure.message,
+        traceback=failure.traceback,
+        failed_at=failed_at,
     )
     return failed.model_dump_json().encode()
 

@@ -153,7 +153,7 @@ class Execution:
                 if not self._rules.revocations.is_current:
                     await self._rules.revocations.wait_until_current()
                 # Last, and `admit` looks again where it waits: who is cancelled in the middle of a wait is not run.
-                if delivery.message.task_id in self._rules.revocations:
+                if self._rules.revocations.has(delivery.message):
                     return Executed(delivery, number, Cancelled(_attempts_so_far(delivery.message)))
                 call = self._intake.read(delivery)
                 number = call.attempt

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from asyncq.broker import Delivery
+from asyncq.chunk import called_by
 from asyncq.clock import Clock
 from asyncq.errors import DeliveredTooOften, MalformedMessage, UnknownTask
 from asyncq.history import last_failure
@@ -31,6 +32,7 @@ from asyncq.message import (
     unknown_since_ms_of,
 )
 from asyncq.outcome import Deferred, Expired, Failed, Failure, Outcome, Rejected, Staged
+from asyncq.program_json import place_in
 from asyncq.worker.attempt import AnyTask
 from asyncq.worker.turns import Turns
 
@@ -96,6 +98,7 @@ class Intake:
             limits_ms_of(message)
             keeping_of(message)
             check_life(message)
+            place_in(message.body)  # read after the run, and by then it must be known to be sound
             turn_at_ms_of(message)
             _check_form(message)
             task = self._tasks.get(message.type)
@@ -103,6 +106,7 @@ class Intake:
             if task is None or outcome is not None:
                 return Refusal(attempt, outcome or self._unknown(message))
             # A process of its own validates them itself: that takes time, and the event loop has none.
+            task = task if task.runs_in == "process" else called_by(message.body, task)
             args, kwargs = ((), {}) if task.runs_in == "process" else task.arguments.decode(message.body)
         except MalformedMessage as error:
             return Refusal(attempt, Rejected(Failure.of(error), "malformed message"))

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
-from asyncq.broker import Broker, DeadLetterRecord, Delay, Delivery, Exchange, Publication, Queue, QueueSpec, ReplyTo
+from asyncq.broker import (
+    Broker,
+    DeadLetterRecord,
+    Delay,
+    Delivery,
+    Exchange,
+    Publication,
+    Queue,
+    QueueSpec,
+    ReplyTo,
+)
 from asyncq.clock import Clock
 from asyncq.errors import (
     BrokerError,
@@ -25,6 +36,7 @@ from asyncq.errors import (
     TopologyMismatch,
     Unroutable,
 )
+from asyncq.life import RUNS, runs_of
 from asyncq.loggers import get_logger
 from asyncq.message import UNKNOWN_SINCE, Message, copy_of, cut_text, new_id
 from asyncq.outcome import Failure
@@ -41,6 +53,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _REFUSALS = 8  # about 13 seconds: after that it is the message, or a full queue, and no use in trying for ever
 
+_FINAL = (MessageTooLarge, LeaseLost, QueueGone)
+
 _UNCERTAIN_REPLIES = 4
 """After so many lost connections it is the reply's address that the broker cannot bear.
 
@@ -48,7 +62,7 @@ RabbitMQ 3.10 ends the connection of whoever publishes to a malformed `amq.rabbi
 all others would be cut off with it, for as long as one tries.
 """
 
-_Publish = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Publishing:
@@ -97,7 +111,45 @@ class Publishing:
             async def publish() -> None:
                 await self._broker.publish(sent.message, to, delay=delay, timeout_s=self._timeout_s)
 
-            await self._persist(delivery, publish, queue=to.queue, is_no=_is_no)
+            await self._persist(delivery, publish, queues=[to.queue], is_no=_is_no)
+
+    async def many(self, delivery: Delivery, items: Sequence[Publication]) -> None:
+        """Send tasks that follow from the delivery's, with their confirms pipelined. Missing queues are declared.
+
+        What may be in its queue already when it is published again says so: whoever runs it may not be alone.
+
+        Raises:
+            MessageTooLarge: However often one tries.
+            PublishError: Again and again the broker says no.
+            LeaseLost: See above.
+        """
+        with sending(self._tracing, items, renew=True) as sent:
+            left = list(sent)
+
+            async def publish() -> None:
+                nonlocal left
+                if len(left) == 1:
+                    item = left[0]
+                    await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
+                    return
+                errors = await self._broker.publish_many(left, timeout_s=self._timeout_s)
+                unsent = [(item, error) for item, error in zip(left, errors, strict=True) if error is not None]
+                left = [_again(item) if isinstance(error, PublishUncertain) else item for item, error in unsent]
+                if unsent:
+                    raise min((error for _, error in unsent), key=_urgency)
+
+            queues = sorted({item.to.queue for item in items})
+            await self._persist(delivery, publish, queues=queues, is_no=_is_no)
+
+    async def persist(self, delivery: Delivery, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do something on the broker, again and again until it is done.
+
+        Raises:
+            QueueGone: At once.
+            BrokerError: Again and again the broker says no.
+            LeaseLost: See above.
+        """
+        return await self._persist(delivery, operation, is_no=_is_no)
 
     async def dead_letter(self, delivery: Delivery, record: DeadLetterRecord) -> None:
         """Park the delivery's message with its error. Raises what `copy` raises."""
@@ -117,18 +169,33 @@ class Publishing:
             MessageTooLarge: However often one tries.
             LeaseLost: See above.
         """
+        if delivery.message.reply_to is not None:
+            await self.reply_to(delivery, delivery.message.reply_to, kind, body, task_id=delivery.message.task_id)
+
+    async def reply_to(self, delivery: Delivery, reply_queue: str, kind: str, body: bytes, *, task_id: str) -> None:
+        """Answer at a given address. As `reply`.
+
+        Args:
+            delivery: On whose behalf.
+            reply_queue: Where to.
+            kind: A `ReplyType`.
+            body: JSON.
+            task_id: Whose end is told.
+
+        Raises:
+            MessageTooLarge: However often one tries.
+            LeaseLost: See above.
+        """
         message = delivery.message
-        if message.reply_to is None:
-            return
         answer = Message(
             type=kind,
             body=body,
-            task_id=message.task_id,
+            task_id=task_id,
             message_id=new_id(),
             timestamp_ms=self._clock.now_ms(),
             app_id=message.app_id,
         )
-        address = ReplyTo(message.reply_to)
+        address = ReplyTo(reply_queue)
         uncertain = 0
 
         async def publish() -> None:
@@ -164,35 +231,35 @@ class Publishing:
     async def _persist(
         self,
         delivery: Delivery,
-        publish: _Publish,
+        operation: Callable[[], Awaitable[T]],
         *,
-        queue: str | None = None,
-        is_no: Callable[[PublishError], bool] = lambda error: isinstance(error, Refused),
-    ) -> None:
-        """Publish, for as long as it takes.
+        queues: Sequence[str] = (),
+        is_no: Callable[[BrokerError], bool] = lambda error: isinstance(error, Refused),
+    ) -> T:
+        """Do something on the broker, for as long as it takes.
 
         Args:
             delivery: On whose behalf.
-            publish: Does it once.
-            queue: What is declared again where nothing takes the message; without it the delivery's own.
+            operation: Does it once.
+            queues: What is declared again where nothing takes a message; without it the delivery's own.
             is_no: Whether an error is one of those that are raised when they come again and again.
         """
         try:
-            await publish()
-        except MessageTooLarge:
+            return await operation()
+        except _FINAL:
             raise
-        except PublishError as error:
-            await self._repeat(delivery, publish, error, queue or delivery.queue, is_no)
+        except BrokerError as error:
+            return await self._repeat(delivery, operation, error, queues or [delivery.queue], is_no)
 
     async def _repeat(
         self,
         delivery: Delivery,
-        publish: _Publish,
-        error: PublishError,
-        queue: str,
-        is_no: Callable[[PublishError], bool],
-    ) -> None:
-        """Publish again, with growing pauses, until it is done, hopeless, or no longer ours to do."""
+        operation: Callable[[], Awaitable[T]],
+        error: BrokerError,
+        queues: Sequence[str],
+        is_no: Callable[[BrokerError], bool],
+    ) -> T:
+        """Do it again, with growing pauses, until it is done, hopeless, or no longer ours to do."""
         lost = asyncio.ensure_future(delivery.lost())
         pause_s, refusals = _FIRST_PAUSE_S, 0
         try:
@@ -204,18 +271,16 @@ class Publishing:
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
                 try:
                     if isinstance(error, Unroutable):
-                        await self._declare_again(queue)
-                    await publish()
-                except MessageTooLarge:
+                        await self._declare_again(queues)
+                    return await operation()
+                except _FINAL:
                     raise
-                except PublishError as again:
+                except BrokerError as again:
                     error = again
-                else:
-                    return
         finally:
             lost.cancel()
 
-    async def _pause(self, delivery: Delivery, lost: asyncio.Future[None], pause_s: float, error: PublishError) -> None:
+    async def _pause(self, delivery: Delivery, lost: asyncio.Future[None], pause_s: float, error: BrokerError) -> None:
         message = delivery.message
         log.warning(
             "a publish of the settlement failed, trying again",
@@ -228,18 +293,28 @@ class Publishing:
         if lost.done():
             raise LeaseLost(f"The delivery of task {message.task_id} is no longer ours.") from error
 
-    async def _declare_again(self, queue: str) -> None:
+    async def _declare_again(self, queues: Sequence[str]) -> None:
         try:
-            await self._broker.ensure([QueueSpec(queue, self._delivery_limit)])
+            await self._broker.ensure([QueueSpec(queue, self._delivery_limit) for queue in queues])
         except BrokerError as error:
-            log.warning("a queue could not be declared again", queue=queue, cause=str(error))
+            log.warning("a queue could not be declared again", queues=", ".join(queues), cause=str(error))
 
 
-def _is_no(error: PublishError) -> bool:
+def _is_no(error: BrokerError) -> bool:
     """Tell whether the broker has said no, and not merely nothing: also on the way, to what a delay needs."""
-    return isinstance(error, (Refused, Unroutable)) or isinstance(
+    return isinstance(error, (Refused, Unroutable, BrokerRefused, TopologyMismatch)) or isinstance(
         error.__cause__, (BrokerRefused, QueueGone, TopologyMismatch)
     )
+
+
+def _again(item: Publication) -> Publication:
+    message = item.message
+    return replace(item, message=replace(message, headers={**message.headers, RUNS: max(1, runs_of(message))}))
+
+
+def _urgency(error: PublishError) -> int:
+    """Return the place of an error among those of many messages: what trying again does not help comes first."""
+    return 0 if isinstance(error, MessageTooLarge) else 1 if isinstance(error, Unroutable) else 2
 
 
 def _error_body(failure: Failure) -> bytes:

@@ -25,6 +25,7 @@ from asyncq.life import replays_of, runs_of
 from asyncq.loggers import get_logger
 from asyncq.message import Message
 from asyncq.outcome import Failure
+from asyncq.program import Workflow
 from asyncq.recording import Recorder, birth_of, moment_of
 from asyncq.results import Progress
 from asyncq.status import StatusUpdate, TaskState
@@ -249,6 +250,42 @@ class Recording:
             await self._keep(delivery, record, update)
         else:
             await self._keep_then(reply, delivery, record, update)
+
+    async def tell_workflow(
+        self, delivery: Delivery, workflow: Workflow, end: End, reply: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Write how a workflow ended, and answer its sender; as `tell`.
+
+        Args:
+            delivery: Of the task that it ended with.
+            workflow: The workflow.
+            end: How it ended.
+            reply: Answers.
+
+        Raises:
+            NotKept, LeaseLost: As `tell`.
+        """
+        keeping = workflow.keeping
+        is_kept = keeping.states if end.state is TaskState.SUCCEEDED else keeping.failures
+        if self._recorder is not None and is_kept:
+            update = StatusUpdate(
+                id=workflow.id,
+                state=end.state,
+                at=moment_of(self._recorder.clock.now_ms()),
+                attempt=1,
+                task=workflow.name,
+                worker=self._worker,
+                result=end.result,
+                error=end.failure,
+                reason=end.reason,
+                rejected=end.rejected,
+                queued_at=moment_of(workflow.sent_ms) if workflow.sent_ms else None,
+                root_id=workflow.id,
+                ttl_s=keeping.ttl_s,
+                life=workflow.sent_ms,
+            )
+            await self._keep(delivery, None, update)
+        await reply()
 
     async def _keep_then(
         self,

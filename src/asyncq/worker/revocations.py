@@ -10,14 +10,16 @@ while nothing is cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from hashlib import blake2b
 from itertools import islice
 
 from asyncq.clock import Clock, SystemClock
 from asyncq.loggers import get_logger
+from asyncq.message import ROOT_ID, Message
+from asyncq.program_json import is_step
 
-__all__ = ["MOST", "Revocations"]
+__all__ = ["MOST", "Revocations", "is_of_any"]
 
 log = get_logger("asyncq.worker")
 
@@ -59,6 +61,10 @@ class Revocations:
             return False
         at_ms = self._at_ms.get(_digest(task_id))
         return at_ms is not None and at_ms > self._clock.now_ms() - self._keep_ms
+
+    def has(self, message: Message) -> bool:
+        """Tell whether the task of a message, or the workflow that it belongs to, shall not run."""
+        return bool(self._at_ms) and is_of_any(message, self)
 
     def add(self, ids: Iterable[str], at_ms: int) -> None:
         """Let these tasks not run.
@@ -133,6 +139,15 @@ class Revocations:
         dropped = self._most // _PARTS + 1
         self._at_ms = dict(islice(self._at_ms.items(), dropped, None))
         log.warning("too many tasks are cancelled to remember them all: the oldest are forgotten", forgotten=dropped)
+
+
+def is_of_any(message: Message, ids: Container[str]) -> bool:
+    """Tell whether the ids have the task of a message, or the workflow that it belongs to."""
+    if message.task_id in ids:
+        return True
+    # Tasks that a cancelled task has sent go on; the steps of a cancelled workflow do not.
+    root_id = message.headers.get(ROOT_ID)
+    return isinstance(root_id, str) and root_id in ids and is_step(message.body)
 
 
 def _digest(task_id: str) -> bytes:

@@ -1,12 +1,14 @@
 """Make an outcome durable, then ack.
 
-    succeeded          store and reply -> ack
+    succeeded          store and reply -> what follows in its workflow -> ack
     retry              copy with the next attempt number, delayed -> ack
     snoozed, postponed, deferred, staged, throttled   copy with the same attempt number, delayed -> ack
-    failed, rejected   dead letter with the error -> store and reply -> error callback -> ack; where the dead letter
-                       cannot be published because of the message itself, the broker's own reject stands for the ack
-    cancelled          store and reply -> ack
-    expired            store and reply -> ack; after a failed attempt as failed, with its own kind of reply
+    failed, rejected   dead letter with the error -> store and reply -> error callback -> its workflow hears of it ->
+                       ack; where the dead letter cannot be published because of the message itself, the broker's own
+                       reject stands for the ack
+    cancelled          store and reply -> its workflow hears of it -> ack
+    expired            store and reply -> its workflow hears of it -> ack; after a failed attempt as failed, with its
+                       own kind of reply
     drained            copy with the same attempt number -> ack
     repeated           ack: all of it was done for the first message
     lease lost         nothing: the broker delivers it again
@@ -28,7 +30,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from asyncq.broker import DeadLetterRecord, Delay
 from asyncq.clock import Clock
-from asyncq.errors import ConfigurationError, LeaseLost, MessageTooLarge, Refused, ResultTooLarge
+from asyncq.errors import (
+    ConfigurationError,
+    LeaseLost,
+    MalformedMessage,
+    MessageTooLarge,
+    Refused,
+    ResultTooLarge,
+)
 from asyncq.history import FailedAttempt, history_of, history_text, last_failure
 from asyncq.life import RUNS, runs_of
 from asyncq.loggers import get_logger
@@ -68,7 +77,7 @@ from asyncq.outcome import (
 )
 from asyncq.stages import first_leg
 from asyncq.status import TaskState
-from asyncq.worker.callbacks import Callbacks
+from asyncq.worker.continuing import Continuing, Following
 from asyncq.worker.execution import Executed
 from asyncq.worker.publishing import Publishing
 from asyncq.worker.recording import End, NotKept, Recording
@@ -88,7 +97,7 @@ class Settlement:
 
     Args:
         publishing: Publishes what follows from an outcome.
-        callbacks: Sends the error callbacks.
+        continuing: Sends the error callbacks, and goes on with the workflows that tasks belong to.
         recording: Writes into the result store.
         clock: For the time of a failure, and when a copy is due.
         worker: Host and process id, for dead letters.
@@ -98,14 +107,15 @@ class Settlement:
     def __init__(
         self,
         publishing: Publishing,
-        callbacks: Callbacks,
+        continuing: Continuing,
         recording: Recording,
         clock: Clock,
         worker: str,
         max_result_bytes: int | None = None,
     ) -> None:
         self._publishing = publishing
-        self._callbacks = callbacks
+        self._callbacks = continuing.callbacks
+        self._continuing = continuing
         self._recording = recording
         self._clock = clock
         self._worker = worker
@@ -178,10 +188,18 @@ class Settlement:
         async def reply() -> None:
             await self._publishing.reply(delivery, ReplyType.SUCCEEDED, result)
 
+        following = self._continuing.following(delivery)
+        if following is not None:
+            try:
+                following.check(result)
+            except (ResultTooLarge, MalformedMessage) as error:
+                return await self._settle(executed, Failed(Failure.of(error), "the result cannot be passed on"))
         try:
             await self._tell(executed, End(TaskState.SUCCEEDED, result), reply)
         except MessageTooLarge as error:
             return await self._settle(executed, _too_large(error, len(result)))
+        if following is not None:
+            await following.succeeded(result)
         await delivery.ack()
         return outcome
 
@@ -192,6 +210,8 @@ class Settlement:
             await self._publishing.reply(delivery, ReplyType.CANCELLED, b"null")
 
         await self._tell(executed, End(TaskState.CANCELLED, attempts=attempts), reply)
+        if (following := self._continuing.following(delivery)) is not None:
+            await following.ended(ReplyType.CANCELLED, b"null")
         await delivery.ack(hold=executed.hold)
 
     async def _run_again(self, executed: Executed, outcome: _Again) -> Outcome:
@@ -272,11 +292,18 @@ class Settlement:
                 await self._publishing.reply(delivery, ReplyType.EXPIRED, _json(times))
 
         end = End(TaskState.EXPIRED, failure=failure, reason="expired", attempts=expired.attempts)
+
+        async def go_on(following: Following) -> None:
+            await following.ended(ReplyType.EXPIRED, _json(body))
+
         if failure is None:
             await self._tell(executed, end, reply)
+            if (following := self._continuing.following(delivery)) is not None:
+                await go_on(following)
             await delivery.ack(hold=executed.hold)
         else:
-            await self._bury(executed, self._record(executed, failure, "expired", expired.attempts), end, reply)
+            record = self._record(executed, failure, "expired", expired.attempts)
+            await self._bury(executed, record, end, reply, go_on)
 
     async def _hand_back(self, executed: Executed) -> None:
         """Publish the message again, to the end of its queue: a requeue would count as a delivery before 4.3."""
@@ -301,13 +328,21 @@ class Settlement:
         async def reply() -> None:
             await self._publishing.failure_reply(executed.delivery, kind, failure)
 
+        async def go_on(following: Following) -> None:
+            await following.failed(kind, failure)
+
         end = End(TaskState.FAILED, failure=failure, reason=reason, rejected=kind == ReplyType.REJECTED)
-        await self._bury(executed, self._record(executed, failure, reason, executed.number), end, reply)
+        await self._bury(executed, self._record(executed, failure, reason, executed.number), end, reply, go_on)
 
     async def _bury(
-        self, executed: Executed, record: DeadLetterRecord, end: End, reply: Callable[[], Awaitable[None]]
+        self,
+        executed: Executed,
+        record: DeadLetterRecord,
+        end: End,
+        reply: Callable[[], Awaitable[None]],
+        go_on: Callable[[Following], Awaitable[None]],
     ) -> None:
-        """Put the message with its error among the dead letters, tell store and sender, send the callback, ack."""
+        """Put the message among the dead letters, tell store and sender, send the callback, tell the workflow, ack."""
         delivery, message = executed.delivery, executed.delivery.message
         buried = True
         try:
@@ -332,6 +367,8 @@ class Settlement:
                 cause=str(error),
             )
         await self._callbacks.call(delivery, record)
+        if (following := self._continuing.following(delivery)) is not None:
+            await go_on(following)
         if buried:
             await delivery.ack(hold=executed.hold)
         else:

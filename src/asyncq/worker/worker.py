@@ -29,6 +29,7 @@ from asyncq.context import TaskContext
 from asyncq.control import WorkerName
 from asyncq.control_values import WorkerPhase
 from asyncq.errors import AsyncQError, InvalidOption
+from asyncq.interpreter import FlowRules
 from asyncq.loggers import get_logger
 from asyncq.signature import Sender
 from asyncq.sync import LoopBridge
@@ -41,6 +42,7 @@ from asyncq.worker.cancelling import Cancelling
 from asyncq.worker.cleaning import keep_clean
 from asyncq.worker.concurrency import Concurrency
 from asyncq.worker.consuming import QueueConsumer
+from asyncq.worker.continuing import Continuing
 from asyncq.worker.execution import Execution, RunRules
 from asyncq.worker.exit_codes import DRAINED, HANDED_BACK, RESTART
 from asyncq.worker.intake import Intake
@@ -435,6 +437,7 @@ class Worker:
         execution.prepare(app.tasks.values())
         publishing = Publishing(broker, clock, app.tracing, timeout_s=timeout_s, delivery_limit=settings.delivery_limit)
         callbacks = Callbacks(self._app.tasks, publishing, clock, exchange=f"{settings.namespace}.tasks")
-        max_result_bytes = settings.max_result_bytes
-        settlement = Settlement(publishing, callbacks, self._recording, clock, self._name, max_result_bytes)
+        flow = FlowRules(f"{settings.namespace}.tasks", settings.max_message_bytes, settings.chord_kept_s)
+        continuing = Continuing(broker, publishing, callbacks, self._recording, clock, flow, timeout_s=timeout_s)
+        settlement = Settlement(publishing, continuing, self._recording, clock, self._name, settings.max_result_bytes)
         return Slot(execution, settlement, self._attempts, clock, self.observers, traces)

@@ -33,6 +33,7 @@ async def test_a_status_comes_back_as_it_was_written(bench: StoreBench) -> None:
         retry_at=NOW + timedelta(seconds=5),
         parent_id="parent",
         root_id="root",
+        workflow='["shop.add"]',
         ttl_s=3600.25,
     )
     async with bench.open() as store, bench.open() as other:
@@ -56,6 +57,7 @@ async def test_a_status_comes_back_as_it_was_written(bench: StoreBench) -> None:
                 updated_at=written.at,
                 parent_id="parent",
                 root_id="root",
+                workflow='["shop.add"]',
                 expires_at=written.at + timedelta(seconds=3600.25),
             )
 

@@ -19,8 +19,11 @@ from asyncq.worker.process_pool.frames import (
     AskProgress,
     AskResult,
     AskSend,
+    AskSendWorkflow,
     AskStatus,
+    AskWorkflow,
 )
+from asyncq.workflow_handle import WorkflowHandle
 
 __all__ = ["Answers"]
 
@@ -36,7 +39,7 @@ class Answers:
     def __init__(self, context: TaskContext, sender: Sender) -> None:
         self._context = context
         self._sender = sender
-        self._handles: list[ResultHandle[bytes]] = []
+        self._handles: list[ResultHandle[bytes] | WorkflowHandle[Any]] = []
         self._items: dict[tuple[int, str], AsyncIterator[Any]] = {}
 
     async def to(self, what: AskedFor) -> Any:  # noqa: PLR0911 - one for each question
@@ -49,6 +52,10 @@ class Answers:
                 return await self._send(what)
             case AskResult(handle, timeout_s):
                 return await self._handles[handle].result(timeout_s)
+            case AskSendWorkflow(ready):
+                return self._number_of(await self._sender.send_prepared(ready, bytes))
+            case AskWorkflow(workflow_id):
+                return self._number_of(self._sender.workflow_of(workflow_id, None).read_as(bytes))
             case AskHandle(task_id, task):
                 return self._number_of(self._sender.handle_of(task_id, task, bytes))
             case AskStatus(handle):
@@ -56,11 +63,15 @@ class Answers:
             case AskCancel(handle):
                 return await self._handles[handle].cancel()
             case AskNext(handle, of):
-                found = self._handles[handle]
-                items = self._items.get((handle, of))
-                if items is None:
-                    items = self._items[handle, of] = found.updates() if of == "updates" else found.statuses()
-                return await anext(items, None)
+                return await anext(self._items_of(handle, of), None)
+
+    def _items_of(self, number: int, of: str) -> AsyncIterator[Any]:
+        items = self._items.get((number, of))
+        if items is None:
+            handle = self._handles[number]
+            of_task = of == "statuses" and isinstance(handle, ResultHandle)
+            items = self._items[number, of] = handle.statuses() if of_task else handle.updates()  # type: ignore[union-attr]
+        return items
 
     async def _send(self, what: AskSend) -> bytes | tuple[int, str]:
         # The result stays JSON: the other end has the task's types.
@@ -70,6 +81,6 @@ class Answers:
         handle = await self._sender.send_signature(signature)
         return self._number_of(handle), handle.id
 
-    def _number_of(self, handle: ResultHandle[bytes]) -> int:
+    def _number_of(self, handle: ResultHandle[bytes] | WorkflowHandle[Any]) -> int:
         self._handles.append(handle)
         return len(self._handles) - 1

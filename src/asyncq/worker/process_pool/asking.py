@@ -10,8 +10,11 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from pydantic_core import from_json
+
+from asyncq.clock import SystemClock
 from asyncq.context import ContextServices, TaskContext
 from asyncq.errors import InvalidResult, NoResources
 from asyncq.message import Message
@@ -31,13 +34,22 @@ from asyncq.worker.process_pool.frames import (
     AskProgress,
     AskResult,
     AskSend,
+    AskSendWorkflow,
     AskStatus,
+    AskWorkflow,
 )
+from asyncq.workflow.preparing import Prepared, prepared
+from asyncq.workflow.reading import reading_of
+from asyncq.workflow.workflow import Workflow
+from asyncq.workflow_handle import WorkflowHandle, WorkflowStatus
+from asyncq.workflow_progress.outcome import Reading, read_values
 
 __all__ = ["Asking"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_CLOCK = SystemClock()
 
 
 class Asking:
@@ -124,6 +136,50 @@ class _Sender:
 
     def handle_of(self, task_id: str, task: str | None, decode: Callable[[bytes], R]) -> ResultHandle[R]:
         return _Handle(task_id, self._asking.ask(AskHandle(task_id, task)), decode, self._asking)
+
+    async def send_workflow(self, workflow: Workflow[R]) -> WorkflowHandle[R]:
+        return await self.send_prepared(prepared(workflow, _CLOCK.now_ms()), reading_of(workflow))
+
+    async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
+        return _WorkflowHandle(ready.whole.id, self._asking.ask(AskSendWorkflow(ready)), reading, self._asking)
+
+    async def call_workflow(self, workflow: Workflow[R]) -> R:
+        return await (await self.send_workflow(workflow)).result(workflow.sending.timeout_s)
+
+    def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:
+        reading = from_json if workflow is None else reading_of(workflow)
+        return _WorkflowHandle(workflow_id, self._asking.ask(AskWorkflow(workflow_id)), reading, self._asking)
+
+
+class _WorkflowHandle(WorkflowHandle[R]):
+    __slots__ = ("_asking", "_number", "_read_as")
+
+    def __init__(self, workflow_id: str, number: int, reading: Reading, asking: Asking) -> None:
+        super().__init__(workflow_id, reading)
+        self._number = number
+        self._read_as = reading
+        self._asking = asking
+
+    async def result(self, timeout: float | timedelta | None = None) -> R:
+        timeout_s = None if timeout is None else seconds_of(timeout, "result(timeout=...)")
+        values = self._asking.ask(AskResult(self._number, timeout_s))
+        try:
+            return cast("R", read_values(values, self._read_as))
+        except ValueError as error:
+            raise InvalidResult(
+                f"A result of workflow {self.id} does not fit the return type that its task declares here: {error}"
+            ) from error
+
+    async def updates(self) -> AsyncIterator[Progress]:
+        while (update := self._asking.ask(AskNext(self._number, "updates"))) is not None:
+            yield update
+
+    async def status(self) -> WorkflowStatus:
+        status: WorkflowStatus = self._asking.ask(AskStatus(self._number))
+        return status
+
+    async def cancel(self) -> bool:
+        return bool(self._asking.ask(AskCancel(self._number)))
 
 
 class _Handle(ResultHandle[R]):

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+from asyncq.chunk import called_by
 from asyncq.context import TaskContext, running
 from asyncq.errors import MalformedMessage, ResultNotSerialisable, SoftTimeLimit
 from asyncq.importable import Place, import_function
@@ -213,6 +214,7 @@ class _Child:
         try:
             task = self._task(run.place, message.type, pass_context=run.pass_context)
             assert task is not None  # noqa: S101 - only a probe returns None
+            task = called_by(message.body, task)
         except BaseException as error:  # noqa: BLE001 - whatever a module does while it is imported
             return RaisedError.of(error)
         try:

@@ -19,6 +19,7 @@ from asyncq.message import Message
 from asyncq.options import Sending
 from asyncq.results import Progress
 from asyncq.worker.process_pool.raised import RaisedError
+from asyncq.workflow.preparing import Prepared
 
 __all__ = [
     "LENGTH",
@@ -194,7 +195,7 @@ class AskSend:
 
 @dataclass(frozen=True, slots=True)
 class AskResult:
-    """Wait for the result of a handle; its JSON is the answer."""
+    """Wait for the result of a handle; its JSON is the answer, for a group a list of such."""
 
     handle: int
     timeout_s: float | None
@@ -210,14 +211,14 @@ class AskHandle:
 
 @dataclass(frozen=True, slots=True)
 class AskStatus:
-    """Read the status of a handle's task."""
+    """Read the status of a handle's task, or workflow."""
 
     handle: int
 
 
 @dataclass(frozen=True, slots=True)
 class AskCancel:
-    """Cancel a handle's task."""
+    """Cancel a handle's task, or workflow."""
 
     handle: int
 
@@ -230,7 +231,23 @@ class AskNext:
     of: Literal["updates", "statuses"]
 
 
-AskedFor = AskProgress | AskSend | AskHandle | AskResult | AskStatus | AskCancel | AskNext
+@dataclass(frozen=True, slots=True)
+class AskSendWorkflow:
+    """Send a workflow. The answer is the number of its handle."""
+
+    ready: Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class AskWorkflow:
+    """Make a handle for a workflow that anybody has sent; its number is the answer."""
+
+    workflow_id: str
+
+
+AskedFor = (
+    AskProgress | AskSend | AskSendWorkflow | AskHandle | AskWorkflow | AskResult | AskStatus | AskCancel | AskNext
+)
 
 
 @dataclass(frozen=True, slots=True)

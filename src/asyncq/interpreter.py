@@ -1,0 +1,365 @@
+"""Going on with a program: what is published when a task of a workflow has ended, or when a workflow is sent.
+
+    a value ─▶ what follows? ─┬─ a step ──▶ its message, with the rest of the program
+                              ├─ a fork ──▶ its barrier, if anybody wants the list; then the messages of its members
+                              └─ nothing ─┬─ inside a joined fork ──▶ arrives at its barrier
+                                          └─ else ──▶ the workflow's end
+    an error ─▶ the rest does not run: it arrives at the barrier, or is the workflow's end
+
+    the last arrival ─▶ all members ─┬─ all have a value, or errors="collect" ──▶ the list is the value of the fork
+                                     └─ some have failed ──▶ the fork has failed, and so on, outwards
+
+The same code serves the sender and the workers; how things get to the broker is the `Road`'s.
+
+Invariant: what is published has ids from the program, so doing all of it once more, after a crash, makes no new task.
+The barrier is removed after what follows it is confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from pydantic_core import to_json
+
+from asyncq.barrier import MOST_MEMBERS, Gathered, Member
+from asyncq.body import ITEMS, ON_FAILURE, object_of
+from asyncq.broker import Exchange, Publication
+from asyncq.clock import Clock
+from asyncq.ending import Ending, chord_expired, chord_failed, failed_of, list_of
+from asyncq.errors import BrokerError, InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge, QueueGone
+from asyncq.life import RUNS
+from asyncq.loggers import get_logger
+from asyncq.message import HeaderValue, Message, ReplyType, new_id
+from asyncq.outcome import Failure
+from asyncq.outgoing import Lineage, headers_and_delay
+from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
+from asyncq.program_json import place_in, with_next_read, with_place, with_raw_key
+
+__all__ = ["FlowRules", "Interpreter", "Road", "Source"]
+
+log = get_logger("asyncq.workflow")
+
+_AT_ONCE = 500
+"""How many members are published together: enough to fill the pipe, few enough to bound the memory."""
+
+_PLACE_BYTES = 2048
+"""More than the place of a member has that its fork's did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRules:
+    """What holds for all workflows of an app.
+
+    Attributes:
+        exchange: Where tasks are sent to.
+        max_bytes: How much a message may have.
+        chord_kept_s: How long a barrier stands beyond what its members may take by their options, in seconds.
+    """
+
+    exchange: str
+    max_bytes: int
+    chord_kept_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who goes on.
+
+    Attributes:
+        app_id: The app.
+        parent_id: The task that has ended; None for a sender.
+        headers: What its messages have beside their own: a trace.
+        is_repeat: Whether this may have been done before, by somebody who has died in the middle.
+    """
+
+    app_id: str | None
+    parent_id: str | None = None
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    is_repeat: bool = False
+
+
+class Road(Protocol):
+    """How what follows gets to the broker. What a method raises ends the going on; it can be done again."""
+
+    async def publish(self, items: Sequence[Publication]) -> None:
+        """Publish messages; all are confirmed when it returns."""
+        ...
+
+    async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None:
+        """See `asyncq.barrier.Barriers.open`."""
+        ...
+
+    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+        """See `asyncq.barrier.Barriers.arrive`.
+
+        Raises:
+            QueueGone: The barrier is gone, and what follows it has not been done.
+        """
+        ...
+
+    async def end(self, workflow: Workflow, ending: Ending) -> None:
+        """Tell and record how a workflow has ended."""
+        ...
+
+
+class Interpreter:
+    """Goes on with the programs of workflows.
+
+    Args:
+        road: The way to the broker.
+        clock: For timestamps, delays, and how long barriers stand.
+        rules: What holds for all workflows.
+        source: Who goes on.
+    """
+
+    def __init__(self, road: Road, clock: Clock, rules: FlowRules, source: Source) -> None:
+        self._road = road
+        self._clock = clock
+        self._rules = rules
+        self._source = source
+
+    async def start(self, program: Program, workflow: Workflow) -> None:
+        """Publish what a program begins with.
+
+        Raises:
+            Exception: What the road raises.
+            MessageTooLarge: One of its messages is more than a message may be.
+            InvalidOption: One would expire before it is due; or a fork has too many members.
+        """
+        await self._run(Place(workflow, program), None)
+
+    async def go_on(self, place: Place, ending: Ending) -> None:
+        """Publish what follows from the end of a task.
+
+        Args:
+            place: The task's.
+            ending: How it has ended.
+
+        What follows and cannot be sent, because the broker finally refuses it, or its time is over, is a failure: it
+        goes outwards, as that of a task does.
+
+        Raises:
+            LeaseLost: Whoever gets the task now goes on.
+            BrokerError: The failure itself could not be brought to where it belongs.
+        """
+        if not (ending.is_success and place.has_more):
+            await self._go_outwards(place, ending)
+            return
+        try:
+            await self._run(with_next_read(place), ending.body)
+        except LeaseLost:
+            raise
+        except (BrokerError, MalformedMessage, InvalidOption) as error:
+            await self._go_outwards(place, self._not_sent(place, ending, error))
+
+    async def _go_outwards(self, place: Place, ending: Ending) -> None:
+        """Take an end, after which nothing follows here, to the fork around it, or to the workflow."""
+        if place.chord is not None:
+            await self._arrive(place.workflow, place.chord, ending)
+        elif place.ends or not ending.is_success:
+            await self._road.end(place.workflow, ending)
+
+    def _not_sent(self, place: Place, ending: Ending, error: Exception) -> Ending:
+        """Return the end of what was to go on, and could not be sent."""
+        log.error(
+            "what follows a task could not be sent",
+            task=ending.task,
+            task_id=ending.task_id,
+            workflow=place.workflow.id,
+            cause=str(error),
+        )
+        first = next(iter(place.then), None)
+        expires_ms = first.sending.expires_ms or first.sending.deadline_ms if isinstance(first, Step) else None
+        if isinstance(error, InvalidOption) and expires_ms is not None:  # the workflow's time is over, before its turn
+            body = to_json({"expires_at": expires_ms, "met_at": self._clock.now_ms()})
+            return Ending(ReplyType.EXPIRED, body, ending.task_id, ending.task)
+        failure = Failure.of(error)
+        return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
+
+    def check(self, place: Place, value: bytes, carried: int) -> None:
+        """See whether what follows can take this value, before anybody is told that there is one.
+
+        Args:
+            place: The task's.
+            value: Its value.
+            carried: How many bytes the message has that brought this place: what follows has no more, but the value.
+
+        Raises:
+            MessageTooLarge, MalformedMessage: It cannot.
+        """
+        may_be_too_large = len(value) + carried + _PLACE_BYTES > self._rules.max_bytes
+        for item in _firsts(with_next_read(place).then[:1]):
+            if item.into == WHOLE or may_be_too_large:
+                size = len(with_place(_body(item, value), place))
+                if size > self._rules.max_bytes:
+                    raise _too_large(item, size, self._rules.max_bytes)
+
+    # --- what follows
+
+    async def _run(self, place: Place, value: bytes | None) -> None:
+        """Publish the first element of what follows, and give it the rest."""
+        if not place.has_more:
+            await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"null" if value is None else value))
+            return
+        element, place = place.then[0], replace(place, then=place.then[1:])
+        if isinstance(element, Step):
+            await self._road.publish([self._publication(element, place, value)])
+        else:
+            await self._fork(element, place, value)
+
+    async def _fork(self, fork: Fork, place: Place, value: bytes | None) -> None:
+        size = len(fork.members)
+        if size > MOST_MEMBERS:
+            raise InvalidOption(f"A group has {MOST_MEMBERS} members at most, and not {size}. Use chunks.")
+        if not fork.members:
+            await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"[]"))
+            return
+        kept_until_ms = 0
+        is_joined = fork.joined or place.has_more or place.chord is not None
+        if is_joined:
+            keep_s = self._rules.chord_kept_s + _longest_s(fork, self._clock.now_ms())
+            kept_until_ms = self._clock.now_ms() + round(keep_s * 1000)
+            await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
+        later: list[tuple[Place, bytes | None]] = []
+        batch: list[Publication] = []
+        for index, member in enumerate(fork.members):
+            arrival = Arrival(fork.id, index, size, kept_until_ms) if is_joined else None
+            inside = Place(place.workflow, member[1:], chord=arrival, ends=False)
+            if member and isinstance(member[0], Step):
+                batch.append(self._publication(member[0], inside, value))
+            else:  # it begins with a fork of its own, or is empty
+                later.append((replace(inside, then=member), value))
+            if len(batch) == _AT_ONCE:
+                await self._road.publish(batch)
+                batch = []
+        if batch:
+            await self._road.publish(batch)
+        for inside, given in later:
+            await self._run(inside, given)
+
+    def _publication(self, step: Step, place: Place, value: bytes | None) -> Publication:
+        """Return the message of a step.
+
+        Args:
+            step: The step.
+            place: What it carries.
+            value: What came before.
+        """
+        workflow, now_ms = place.workflow, self._clock.now_ms()
+        lineage = Lineage(self._source.parent_id, workflow.id, workflow.deadline_ms)
+        headers, delay = headers_and_delay(step.sending, step.keeping, lineage, now_ms)
+        headers.update(self._source.headers)
+        if self._source.is_repeat:
+            headers[RUNS] = 1
+        message = Message(
+            type=step.task,
+            body=with_place(_body(step, value), place),
+            task_id=step.id,
+            message_id=new_id(),
+            reply_to=workflow.reply_to if step.reply else None,
+            headers=headers,
+            timestamp_ms=now_ms,
+            app_id=self._source.app_id,
+        )
+        return Publication(message, Exchange(self._rules.exchange, step.queue), delay)
+
+    # --- barriers
+
+    async def _arrive(self, workflow: Workflow, arrival: Arrival, ending: Ending) -> None:
+        member = Member(arrival.index, ending.kind, ending.body, ending.task_id, ending.task)
+        try:
+            gathered = await self._road.arrive(arrival, member)
+        except QueueGone as error:
+            await self._road.end(workflow, chord_expired(arrival, ending, error))
+            return
+        if gathered is None:
+            return
+        try:
+            await self._join(gathered)
+            await gathered.done()
+        finally:
+            await gathered.give_back()
+
+    async def _join(self, gathered: Gathered) -> None:
+        """Go on with what all members have brought."""
+        place, errors = _read_head(gathered.head)
+        failed = [failed_of(member) for member in gathered.members if member.kind != ReplyType.SUCCEEDED]
+        if failed and errors == "stop":
+            await self.go_on(place, chord_failed(failed, len(gathered.members)))
+            return
+        limit = self._rules.max_bytes
+        if gathered.is_too_large:
+            too_large = Failure(
+                "asyncq.errors.ResultTooLarge",
+                f"The values of {len(gathered.members)} members together are more than a message may have, {limit} "
+                "bytes. Let each return less: the name of a file, or of an object in a store.",
+            )
+            await self.go_on(place, Ending.of_failure(ReplyType.FAILED, too_large))
+            return
+        value = list_of(gathered.members)
+        try:
+            self.check(place, value, len(gathered.head))
+        except (MessageTooLarge, MalformedMessage) as error:
+            await self.go_on(place, Ending.of_failure(ReplyType.FAILED, Failure.of(error)))
+        else:
+            await self.go_on(place, Ending(ReplyType.SUCCEEDED, value))
+
+
+def _body(step: Step, value: bytes | None) -> bytes:
+    """Return the arguments of a step, with the value of what came before."""
+    body = step.arguments
+    if step.into == WHOLE and value is not None:
+        body = value.strip()
+        if not body.startswith(b"{"):
+            raise MalformedMessage(
+                f"Task {step.task!r} takes one model as its message, and what comes before it returns no object."
+            )
+    elif step.into is not None and value is not None:
+        body = with_raw_key(body, step.into, value)
+    if step.items is not None:
+        body = with_raw_key(body, ITEMS, step.items)
+    sending = step.sending
+    if sending.says_on_failure:
+        callback = sending.on_failure
+        body = with_raw_key(body, ON_FAILURE, b"null" if callback is None else callback.to_json())
+    return body
+
+
+def _firsts(program: Program) -> Iterator[Step]:
+    """Yield the steps that a program begins with, but for those in forks that begin with forks."""
+    for element in program:
+        if isinstance(element, Step):
+            yield element
+        else:
+            yield from (member[0] for member in element.members if member and isinstance(member[0], Step))
+
+
+def _head(fork: Fork, place: Place) -> bytes:
+    return with_place(to_json({"errors": fork.errors}), place)
+
+
+def _read_head(head: bytes) -> tuple[Place, str]:
+    place = place_in(head)
+    if place is None:
+        raise MalformedMessage("The queue of a chord does not say what follows.")
+    return place, str(object_of(head).get("errors", "stop"))
+
+
+def _too_large(step: Step, size: int, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"The message of task {step.task!r}, which follows, would have {size} bytes with this result, and at most "
+        f"{limit} may be (max_message_bytes)."
+    )
+
+
+def _longest_s(element: Step | Fork, now_ms: int) -> float:
+    """Return how long an element may take by its own options, in seconds: delays, and time limits."""
+    if isinstance(element, Fork):
+        return max((sum(_longest_s(item, now_ms) for item in member) for member in element.members), default=0.0)
+    sending = element.sending
+    delay_s = sending.delay_s or 0.0
+    if sending.eta_ms is not None:
+        delay_s = max(0.0, (sending.eta_ms - now_ms) / 1000)
+    return delay_s + (sending.time_limit_s or 0.0)
