@@ -1,6 +1,6 @@
 """Paused queues on the wire: entries of the journal `cancellations`, which every worker follows.
 
-    {"pause": "mail", "id": "0197…", "at": 1750000000123}
+    {"pause": "mail", "id": "0197…", "at": 1750000000123}       a repetition says "again": when it was repeated
     {"resume": "mail", "ends": ["0197…"], "at": 1750000000456}
 
 A queue is paused while one of its pauses has not been ended. A resume names those that it ends, so neither clocks nor
@@ -30,18 +30,26 @@ class PauseNote:
         at_ms: When somebody asked for it, in milliseconds since the epoch.
         id: Of the pause; None where pauses are ended.
         ends: The ids of the pauses that are ended.
+        again_ms: When the entry of a pause was repeated, in milliseconds since the epoch; None for the first one.
     """
 
     queue: str
     at_ms: int
     id: str | None = None
     ends: tuple[str, ...] = ()
+    again_ms: int | None = None
+
+    @property
+    def noted_ms(self) -> int:
+        """When it was written, in milliseconds since the epoch: from then on its age counts."""
+        return self.at_ms if self.again_ms is None else self.again_ms
 
     def to_json(self) -> bytes:
         """Return the entry's body."""
         if self.id is None:
             return json.dumps({"resume": self.queue, "ends": self.ends, "at": self.at_ms}).encode()
-        return json.dumps({"pause": self.queue, "id": self.id, "at": self.at_ms}).encode()
+        again = {} if self.again_ms is None else {"again": self.again_ms}
+        return json.dumps({"pause": self.queue, "id": self.id, "at": self.at_ms, **again}).encode()
 
     @classmethod
     def read(cls, body: bytes) -> PauseNote | None:
@@ -51,13 +59,14 @@ class PauseNote:
             pauses = "pause" in value
             queue, at_ms = value["pause" if pauses else "resume"], value["at"]
             pause_id, ends = (value["id"], []) if pauses else (None, value["ends"])
+            again_ms = value.get("again") if pauses else None
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
         if not isinstance(queue, str) or type(at_ms) is not int or (pauses and not isinstance(pause_id, str)):
             return None
         if not isinstance(ends, list) or not all(isinstance(ended, str) for ended in ends):
             return None
-        return cls(queue, at_ms, pause_id, tuple(ends))
+        return cls(queue, at_ms, pause_id, tuple(ends), again_ms if type(again_ms) is int else None)
 
 
 class Pauses:

@@ -23,7 +23,7 @@ def paused_after(*notes):
     return set(pauses.current)
 
 
-@pytest.mark.parametrize("note", [pause(), resume(), pause("grüße", "ü", 0)])
+@pytest.mark.parametrize("note", [pause(), resume(), pause("grüße", "ü", 0), PauseNote("mail", 1, "p1", again_ms=7)])
 def test_what_is_written_is_read(note):
     """And it is nobody's cancellation, nor is one of these a pause."""
     assert PauseNote.read(note.to_json()) == note

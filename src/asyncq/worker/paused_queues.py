@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from asyncq.broker import Broker
@@ -67,8 +68,10 @@ class PausedQueues:
         """Take an entry of the journal."""
         before = self.how(note.queue)
         self._everywhere.take(note)
-        # From half of its age on, and not all workers at once.
-        wait_s = self._keep_s * random.uniform(0.3, 0.5)  # noqa: S311 - no secret
+        # From less than half of its time on, and not all workers at once. The entry's age counts and not ours: where no
+        # worker lives for long, none of them would ever repeat it.
+        age_s = max(0, self._clock.now_ms() - note.noted_ms) / 1000
+        wait_s = max(0.0, self._keep_s * random.uniform(0.3, 0.5) - age_s)  # noqa: S311 - no secret
         self._repeat_at_s[note.queue] = self._clock.monotonic() + wait_s
         self._tell(note.queue, before)
 
@@ -97,10 +100,16 @@ class PausedQueues:
         look_s = min(_LONGEST_LOOK_S, max(_SHORTEST_LOOK_S, self._keep_s / _LOOKS))
         while True:
             await asyncio.sleep(look_s)
-            now_s = self._clock.monotonic()
-            for queue, note in tuple(self._everywhere.current.items()):
-                if self._repeat_at_s.get(queue, 0.0) <= now_s:
-                    await self._repeat(note)
+            await self.repeat_what_is_due()
+
+    async def repeat_what_is_due(self) -> None:
+        """Repeat the entries that the journal would forget before long."""
+        now_s = self._clock.monotonic()
+        for queue in self._everywhere.current:
+            if self._repeat_at_s.get(queue, 0.0) <= now_s:
+                # Each of them: a resume can end only those that the journal still has.
+                for note in tuple(self._everywhere.of(queue).values()):
+                    await self._repeat(replace(note, again_ms=self._clock.now_ms()))
 
     async def _repeat(self, note: PauseNote) -> None:
         try:
