@@ -7,11 +7,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 from asyncq.app import AsyncQ
 from asyncq.context import TaskContext, current_context
-from asyncq.errors import InvalidOption, SoftTimeLimit
+from asyncq.errors import InvalidOption, MiddlewareError, SoftTimeLimit
 from asyncq.life import SENT_AT
 from asyncq.message import ATTEMPT, DUE_AT
 from asyncq.middleware import AttemptInfo, CallNext
@@ -351,6 +352,142 @@ async def test_a_middleware_of_a_thread_that_is_given_up_hears_of_it_when_the_th
     await asyncio.wait_for(executed.holding.returned(), 5)
     await eventually(lambda: said == ["app before", "app after Failed"])
     assert kit.attempts.overdue == 0
+
+
+@pytest.mark.parametrize("how", ["asyncio", "anyio"])
+async def test_a_timeout_of_a_middleware_ends_no_thread_and_frees_no_place(how: str) -> None:
+    """A thread cannot be stopped: it is told, and what it returns counts, for the work was done."""
+
+    async def impatient(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        if how == "asyncio":
+            async with asyncio.timeout(0.01):
+                return await call_next()
+        with anyio.move_on_after(0.01):
+            return await call_next()
+
+    kit = await make_kit(places=2, middleware=[impatient])
+    told, go_on = threading.Event(), threading.Event()
+
+    @kit.task(max_concurrency=1, pass_context=True)
+    def work(ctx: TaskContext) -> int:
+        while not ctx.cancelled and not go_on.wait(0.01):
+            pass
+        told.set()
+        go_on.wait(30)
+        return 1
+
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("work")))
+    try:
+        await eventually(told.is_set)
+        await asyncio.sleep(0)
+        assert not running.done()
+        assert kit.threads.busy == 1
+        assert len(kit.attempts) == 1
+    finally:
+        go_on.set()
+    assert (await asyncio.wait_for(running, 5)).outcome == Succeeded(b"1")
+    await eventually(lambda: kit.threads.busy == 0)
+
+
+async def test_a_timeout_of_a_middleware_stops_a_process() -> None:
+    """It sees that it shall stop; one that does not is killed."""
+
+    async def impatient(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        async with asyncio.timeout(0.01):
+            return await call_next()
+
+    kit = await make_kit(middleware=[impatient])
+    task = kit.task(run_in="process")(process_tasks.until_cancelled)
+    try:
+        assert await asyncio.wait_for(run(kit, task.name), 30) == Succeeded(b'"saw it"')
+    finally:
+        await kit.processes.close()
+
+
+async def test_a_thread_that_was_given_up_keeps_its_slot_whatever_its_middleware_does() -> None:
+    """Its own timeout comes after the time limit."""
+
+    async def patient(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        async with asyncio.timeout(None) as timeout:
+            timeouts.append(timeout)
+            return await call_next()
+
+    timeouts: list[asyncio.Timeout] = []
+    kit = await make_kit(time_limit_s=30, middleware=[patient])
+    began, go_on = threading.Event(), threading.Event()
+
+    @kit.task()
+    def work() -> int:
+        began.set()
+        go_on.wait(30)
+        return 1
+
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("work")))
+    await eventually(began.is_set)
+    await kit.clock.advance(30)
+    await kit.clock.advance(GRACE_S)
+    executed = await asyncio.wait_for(running, 5)
+    assert executed.holding is not None
+    timeouts[0].reschedule(asyncio.get_running_loop().time())
+    await eventually(timeouts[0].expired)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not executed.holding.finished
+    assert kit.attempts.overdue == 1
+    go_on.set()
+    await asyncio.wait_for(executed.holding.returned(), 5)
+    await eventually(lambda: kit.attempts.overdue == 0)
+
+
+@pytest.mark.parametrize("part", ["before", "after"])
+async def test_a_cancellation_reaches_the_middleware_of_a_thread_that_waits(part: str) -> None:
+    """What has not begun does not begin any more; what was done stands."""
+
+    async def waiting(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        outcome = await call_next() if part == "after" else None
+        waits.set()
+        await asyncio.get_running_loop().create_future()
+        return outcome or await call_next()
+
+    waits, ran = asyncio.Event(), []
+    kit = await make_kit(middleware=[waiting])
+
+    @kit.task()
+    def work() -> int:
+        ran.append(1)
+        return 1
+
+    running = asyncio.create_task(kit.execution.execute(kit.delivery("work")))
+    await asyncio.wait_for(waits.wait(), 5)
+    for attempt in kit.attempts:
+        attempt.interrupt("cancel")
+    executed = await asyncio.wait_for(running, 5)
+    assert executed.outcome == (Succeeded(b"1") if part == "after" else Cancelled())
+    assert ran == ([1] if part == "after" else [])
+    await eventually(lambda: kit.threads.busy == 0)
+
+
+async def test_a_middleware_that_has_ended_can_begin_nothing() -> None:
+    """The room of the attempt has gone to others by then."""
+    late: list[asyncio.Task[Outcome]] = []
+
+    async def hasty(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        async def later() -> Outcome:
+            return await call_next()
+
+        late.append(asyncio.create_task(later()))
+        return Succeeded(b"1")
+
+    kit = await make_kit(places=1, middleware=[hasty])
+
+    @kit.task(max_concurrency=1)
+    def work() -> None:
+        raise AssertionError("must not run")
+
+    assert await run(kit, "work") == Succeeded(b"1")
+    with pytest.raises(MiddlewareError, match="hasty"):
+        await late[0]
+    await eventually(lambda: kit.threads.busy == 0)
 
 
 async def test_the_soft_limit_is_raised_in_the_code_and_not_in_its_middleware() -> None:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio
+
 from asyncq.errors import MiddlewareError
 from asyncq.middleware import AttemptInfo, Middleware, name_of_middleware
 from asyncq.outcome import Outcome
@@ -112,7 +114,11 @@ class _Run:
         attempt, delivery = self.attempt, self.attempt.delivery
         message, deliveries = delivery.message, delivery.deliveries
         info = AttemptInfo(message, delivery.queue, attempt.number, deliveries, attempt.began_ms)
-        attempt.code_ended(Decided(await self._from(0, info)))
+        decided = Decided(await self._from(0, info))
+        if attempt.inner_end is None:
+            attempt.code_ended(decided)
+        else:  # a thread that was given up: its middleware has not waited for it, and its slot does
+            attempt.inner_end.add_done_callback(lambda _: attempt.code_ended(decided))
 
     def give_back_unused(self, _: object) -> None:
         """Give the room back where the code has not begun: no middleware has called it, or none had its turn."""
@@ -127,8 +133,14 @@ class _Run:
             return self._outcome(await self.injector.run(self.attempt, self.kwargs, self._code))
         middleware = self.chain[position]
         inside: list[Outcome | None] = []
+        has_ended = False
 
         async def call_next() -> Outcome:
+            if has_ended:
+                raise MiddlewareError(
+                    f"The middleware {name_of_middleware(middleware)} has called call_next() after its own end, so "
+                    "nothing is run. Await it: `return await call_next()`."
+                )
             if inside:
                 raise MiddlewareError(
                     f"The middleware {name_of_middleware(middleware)} has called call_next() twice. An attempt runs "
@@ -152,6 +164,8 @@ class _Run:
             if done is not None and isinstance(error, asyncio.CancelledError) and self.attempt.interrupted is not None:
                 return done  # the work was done: the time of its middleware being over does not undo it
             return self._outcome(Raised(error))
+        finally:
+            has_ended = True
         return outcome
 
     async def _code(self, kwargs: Mapping[str, Any]) -> Returned | Raised:
@@ -167,17 +181,34 @@ class _Run:
         here, attempt.code = attempt.code, None
         attempt.inner_end = asyncio.get_running_loop().create_future()
         self.room.start(attempt, self.args, kwargs, contextvars.copy_context())
-        try:
-            ending = await attempt.inner_end
-        except asyncio.CancelledError as error:  # nobody but the end of the event loop cancels this
-            ending = Raised(error)
+        ending = await self._end_of(attempt.inner_end)
         attempt.code = here
         self._let_go(ending)
         return ending
 
+    async def _end_of(self, inner_end: asyncio.Future[Returned | Raised]) -> Returned | Raised:
+        """Wait for the end of a thread or a process.
+
+        A middleware's own timeout can only tell it to stop: while it goes on, neither its place nor what it depends on
+        may be given to others.
+        """
+        attempt = self.attempt
+        with anyio.CancelScope() as scope:
+            while not inner_end.done():
+                try:
+                    await asyncio.shield(inner_end)
+                except asyncio.CancelledError as error:
+                    if attempt.given_up_for is not None and not inner_end.done():
+                        return Raised(error)  # perhaps the event loop ends, and that must not wait
+                    scope.shield = True  # a scope of anyio's around it would cancel again and again
+                    attempt.context.mark_cancelled()
+                    if attempt.on_interrupt is not None:
+                        attempt.on_interrupt()
+        return inner_end.result()
+
     def _let_go(self, ending: Returned | Raised) -> None:
         """Let an attempt end that was given up and settled: what comes after its code must not keep its slot."""
-        if self.attempt.is_given_up:
+        if self.attempt.is_given_up and self.attempt.inner_end is None:
             self.given_up = True
             self.attempt.code_ended(ending)
 

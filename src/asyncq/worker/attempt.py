@@ -270,13 +270,14 @@ class Attempt:
         A thread can only look at `ctx.cancelled`.
 
         One plain cancel, so that awaits in the code's `finally` blocks work. A thread that is cancelled has until its
-        time limit to look: what it returns until then counts, for the work was done.
+        time limit to look: what it returns until then counts, for the work was done. Middleware around it that waits at
+        the moment is cancelled as code on the loop is.
         """
         if self._ending is not None or self.given_up_for is not None:
             return
         self.interrupted = self.interrupted or why
         self.context.mark_cancelled()
-        if why == "cancel" and self.in_thread:
+        if why == "cancel" and self.in_thread and self.code is None:
             return
         self.given_up_for = why
         self._timer.cancel()
