@@ -43,6 +43,29 @@ def lines(ended):
     return [json.loads(line) for line in ended.stderr.splitlines()]
 
 
+def test_a_call_that_cannot_be_formatted_is_a_line_and_shows_no_value():
+    """Python's own way is a traceback with the values, which neither the format nor the redaction hook would see."""
+    ended = run(
+        """
+configure_logging("info", "json", redact=lambda line: {**line, "seen": True})
+logging.getLogger("other").warning("%d of %d", "secret")
+class Odd:
+    def __str__(self):
+        raise RuntimeError("secret")
+logging.getLogger("other").warning("%s", Odd())
+log.info("goes on")
+""",
+        form="json",
+    )
+    first, second, last = lines(ended)
+    assert "secret" not in ended.stderr
+    for line, error in ((first, "TypeError"), (second, "RuntimeError")):
+        assert (line["level"], line["logger"], line["error"]) == ("error", "other", error)
+        assert line["where"].startswith("<string>:")
+        assert line["seen"] is True
+    assert last["event"] == "goes on"
+
+
 def test_in_the_json_format_every_line_is_an_object():
     """structlog, the standard library, warnings, threads and the last exception: all the same form."""
     ended = run(

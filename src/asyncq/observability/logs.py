@@ -191,13 +191,24 @@ def _configure_standard_library(threshold: int, stamps: list[Processor], ending:
         foreign_pre_chain=[*stamps, structlog.stdlib.ExtraAdder()],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
     )
-    handler = logging.StreamHandler(_STANDARD_ERROR)
+    handler = _Handler(_STANDARD_ERROR)
     handler.setFormatter(formatter)
     handler.addFilter(_Duplicates(enabled=threshold > logging.DEBUG))
     logging.basicConfig(level=threshold, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     for name in _CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Says where a line is that cannot be made. Python's own way prints its values, past the hook and the format."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that the base class calls
+        error = type(sys.exception()).__name__
+        with contextlib.suppress(Exception):
+            structlog.get_logger(record.name).error(
+                "a log line could not be made", where=f"{record.pathname}:{record.lineno}", error=error
+            )
 
 
 class _Duplicates(logging.Filter):
