@@ -9,6 +9,7 @@ Invariant: a pause or a resume of all workers returns only when the broker has c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from asyncq.control_values import (
     WorkerStatistics,
     WorkerTasks,
 )
-from asyncq.errors import AccessRefused, InvalidOption, QueueGone, UnknownQueue, UnknownWorker
+from asyncq.errors import AccessRefused, BrokerUnavailable, InvalidOption, QueueGone, UnknownQueue, UnknownWorker
 from asyncq.journal import CaughtUp, Entry
 from asyncq.message import new_id
 from asyncq.pauses import PauseNote, Pauses
@@ -114,15 +115,19 @@ class Controller:
         self._check_journal()
         pauses = Pauses()
         journal = self._broker.journal(JOURNAL, keep_s=self._settings.cancellations_kept_s)
-        async with asyncio.timeout(_READ_S), journal.follow() as following:
-            async for heard in following:
-                match heard:
-                    case Entry(body):
-                        if (note := PauseNote.read(body)) is not None:
-                            pauses.take(note)
-                    case CaughtUp():
-                        break
-        return pauses
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READ_S), journal.follow() as following:
+                async for heard in following:
+                    match heard:
+                        case Entry(body):
+                            if (note := PauseNote.read(body)) is not None:
+                                pauses.take(note)
+                        case CaughtUp():
+                            return pauses
+        raise BrokerUnavailable(
+            f"Which queues are paused could not be read from the broker within {_READ_S:g} s; nothing was changed. Try "
+            "again when the connection holds."
+        )
 
     # --- changing
 
