@@ -5,7 +5,7 @@ import contextvars
 import threading
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -16,7 +16,7 @@ from asyncq.errors import InvalidOption, MiddlewareError, SoftTimeLimit
 from asyncq.life import SENT_AT
 from asyncq.message import ATTEMPT, DUE_AT
 from asyncq.middleware import AttemptInfo, CallNext
-from asyncq.outcome import Cancelled, Drained, Failed, Outcome, Rejected, RetryLater, Snoozed, Succeeded
+from asyncq.outcome import Cancelled, Drained, Failed, LostLease, Outcome, Rejected, RetryLater, Snoozed, Succeeded
 from asyncq.retry import Fixed, RetryPolicy
 from asyncq.signals import Reject, Snooze
 from asyncq.testing import process_tasks
@@ -192,6 +192,28 @@ async def test_a_middleware_can_decide_without_the_code_and_the_room_is_given_ba
     for _ in range(3):
         assert await run(kit, "work") == Succeeded(b'"from the cache"')
     await eventually(lambda: kit.threads.busy == 0)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [(Succeeded(cast("bytes", {"a": 1})), "result of type dict, not bytes"), (LostLease(), "LostLease")],
+)
+async def test_an_outcome_that_cannot_be_settled_is_the_middlewares_failure(returned: Outcome, words: str) -> None:
+    """A message that nobody settles would block its slot."""
+
+    async def sloppy(info: AttemptInfo, call_next: CallNext) -> Outcome:
+        return returned
+
+    kit = await make_kit()
+
+    @kit.task(middleware=[sloppy])
+    async def work() -> None: ...
+
+    outcome = await run(kit, "work")
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.type == "asyncq.errors.MiddlewareError"
+    assert words in outcome.failure.message
+    assert "sloppy" in outcome.failure.message
 
 
 @pytest.mark.parametrize(

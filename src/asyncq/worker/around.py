@@ -25,7 +25,7 @@ import anyio
 
 from asyncq.errors import MiddlewareError
 from asyncq.middleware import AttemptInfo, Middleware, name_of_middleware
-from asyncq.outcome import Outcome
+from asyncq.outcome import LostLease, Outcome, Succeeded
 from asyncq.retry import RetryDefaults
 from asyncq.worker.admission import Room
 from asyncq.worker.attempt import AnyTask, Attempt, Decided, Overdue, Raised, Returned
@@ -152,10 +152,10 @@ class _Run:
 
         try:
             outcome = await middleware(info, call_next)
-            if not isinstance(outcome, Outcome):
+            if (wrong := self._wrong_with(outcome)) is not None:
                 raise MiddlewareError(  # noqa: TRY301 - as if the middleware had raised it
-                    f"The middleware {name_of_middleware(middleware)} has returned {outcome!r}, not an Outcome. End it "
-                    "with `return await call_next()`, or with an outcome of asyncq.outcome."
+                    f"The middleware {name_of_middleware(middleware)} has returned {wrong}. End it with `return await "
+                    "call_next()`, or with an outcome of asyncq.outcome."
                 )
         except GeneratorExit:  # the event loop is closed, and nothing may be awaited any more
             raise
@@ -167,6 +167,17 @@ class _Run:
         finally:
             has_ended = True
         return outcome
+
+    def _wrong_with(self, outcome: object) -> str | None:
+        """Return why what a middleware has returned cannot be settled; None where it can."""
+        if not isinstance(outcome, Outcome):
+            return f"{outcome!r}, not an Outcome"
+        result: object = outcome.result if isinstance(outcome, Succeeded) else b""
+        if not isinstance(result, bytes):
+            return f"Succeeded with a result of type {type(result).__name__}, not bytes with the result as JSON"
+        if isinstance(outcome, LostLease) and self.attempt.interrupted != "lease":
+            return "LostLease, but the lease is not lost: nobody would settle the message"
+        return None
 
     async def _code(self, kwargs: Mapping[str, Any]) -> Returned | Raised:
         attempt = self.attempt
