@@ -10,8 +10,9 @@ import pytest
 
 from asyncq.app import AsyncQ
 from asyncq.context import TaskContext
-from asyncq.errors import InvalidOption, LifespanFailed
+from asyncq.errors import AuthenticationFailed, InvalidOption, LifespanFailed
 from asyncq.settings import Settings
+from asyncq.worker.lifespan import run_in_lifespan
 from asyncq.worker.worker import Worker
 from support import eventually
 from worker_kit import App, Kit, make_kit, make_message
@@ -177,3 +178,21 @@ def test_an_app_takes_a_generator_or_a_context_manager_and_one_of_them() -> None
     for wrong, words in ((no_yield, "has no `yield`"), ("text", "no function"), (no_argument, "one argument, the app")):
         with pytest.raises(InvalidOption, match=words):
             AsyncQ("shop", lifespan=wrong)  # type: ignore[arg-type]
+
+
+async def test_what_ended_the_worker_is_told_and_not_what_its_lifespan_says_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever supervises it goes by that: a worker that the broker refuses is not to be started again and again."""
+
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        raise RuntimeError("the pool is broken as well")
+
+    async def work(_: Callable[[], Any]) -> int:
+        raise AuthenticationFailed("wrong password")
+
+    entered = contextlib.asynccontextmanager(lifespan)()
+    with pytest.raises(AuthenticationFailed, match="wrong password"):
+        await run_in_lifespan(entered, asyncio.Event(), work)
+    assert "the pool is broken as well" in caplog.text

@@ -18,10 +18,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from asyncq.context import no_lifespan
-from asyncq.errors import LifespanFailed
+from asyncq.errors import AsyncQError, LifespanFailed
+from asyncq.loggers import get_logger
 from asyncq.worker.exit_codes import DRAINED
 
 __all__ = ["run_in_lifespan"]
+
+log = get_logger("asyncq.worker")
 
 
 async def run_in_lifespan(
@@ -41,6 +44,7 @@ async def run_in_lifespan(
 
     Raises:
         LifespanFailed: What the lifespan raised before its `yield`, or after it.
+        AsyncQError: What has ended the worker.
     """
     if lifespan is None:
         return await work(no_lifespan)
@@ -50,8 +54,16 @@ async def run_in_lifespan(
         return DRAINED
     try:
         code = await work(lambda: resources)
-    finally:
+    except AsyncQError:
+        try:
+            await _leave(lifespan)
+        except LifespanFailed as failed:  # what has ended the worker says more, also to whoever starts it again
+            log.error("the lifespan failed after what has ended the worker", exc_info=failed)  # noqa: TRY400
+        raise
+    except BaseException:
         await _leave(lifespan)
+        raise
+    await _leave(lifespan)
     return code
 
 
