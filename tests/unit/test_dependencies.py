@@ -478,3 +478,25 @@ def test_a_sender_cannot_give_what_is_made_where_the_task_runs() -> None:
     with pytest.raises(TypeError, match=r"makes 'db' where it runs \(Depends\)"):
         work.s(1, db="mine")
     assert work(1, db="mine") is None
+
+
+async def test_an_override_that_cannot_be_read_never_lets_the_real_one_through() -> None:
+    """A test must not reach the real database, in the second attempt neither."""
+
+    def real() -> str:
+        raise AssertionError("must not be made")
+
+    overrides: dict[Any, Any] = {real: 7}
+    kit = await make_kit(overrides=overrides)
+
+    @kit.task()
+    async def work(value: str = Depends(real)) -> str:
+        return value
+
+    for _ in range(2):
+        outcome = await run(kit, "work")
+        assert isinstance(outcome, Failed)
+        assert outcome.failure.type == "asyncq.errors.TaskDefinitionError"
+        assert "dependency_overrides" in outcome.failure.message
+    overrides[real] = lambda: "fake"
+    assert await run(kit, "work") == Succeeded(b'"fake"')

@@ -153,11 +153,15 @@ class Injector:
         if not self._overrides and not self._overridden:
             return
         if self._overridden != self._overrides:
+            wanted = dict(self._overrides)
+            # All of them, or an error in each attempt: a real dependency must never run in place of a broken override.
+            models = {
+                original: self._model(override, f"dependency_overrides[{original!r}]", use_cache=True)
+                for original, override in wanted.items()
+            }
             self._provider.clear()
-            self._overridden = dict(self._overrides)
-            for original, override in self._overridden.items():
-                model = self._model(override, f"dependency_overrides[{original!r}]", use_cache=True)
-                self._provider.overrides[original] = model
+            self._provider.overrides.update(models)
+            self._overridden = wanted
 
     def _model(self, call: Callable[..., Any], what: str, *, use_cache: bool) -> CallModel:
         try:
