@@ -1,14 +1,16 @@
 """The names of the metrics are those that the documentation has, and labels are those that were declared."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import Metric
 
 from asyncq import AsyncQ, Cron
 from asyncq.broker import BrokerStatus
+from asyncq.cli.observing import Observation, Observing
 from asyncq.observability.metrics.process import ProcessMetrics
 from asyncq.observability.metrics.scheduler import SchedulerMetrics
 from asyncq.observability.metrics.sends import SendMetrics
@@ -134,10 +136,31 @@ def test_the_connection_has_one_state_at_a_time():
     registry = CollectorRegistry()
     metrics = ProcessMetrics(registry)
     for state in ("connecting", "ready", "blocked"):
-        metrics.look(BrokerStatus(state), 0.5, None)
+        metrics.look(BrokerStatus(state), None)
         states = {key[1]: value for key, value in _values(registry).items() if key[0] == "asyncq_connections"}
         assert {name for name, value in states.items() if value} == {state}
+    metrics.set_lag(0.5)
     assert _values(registry)["asyncq_event_loop_lag_seconds",] == 0.5
+
+
+async def test_the_lag_of_a_loop_that_is_blocked_is_shown_while_it_is():
+    """Afterwards it is over within a second, and no scrape would have seen it."""
+    app = AsyncQ("shop", broker="memory://metrics-lag", metrics_port=0)
+    before = set(REGISTRY._collector_to_names)
+    try:
+        with Observation(app, Observing("shop:app")):
+            until = time.monotonic() + 10
+            while _lag_s() < 0.9 and time.monotonic() < until:
+                time.sleep(0.02)  # noqa: ASYNC251 - this is what blocks the loop
+            assert _lag_s() >= 0.9
+            await eventually(lambda: _lag_s() < 0.9)
+    finally:
+        for collector in set(REGISTRY._collector_to_names) - before:
+            REGISTRY.unregister(collector)
+
+
+def _lag_s() -> float:
+    return REGISTRY.get_sample_value("asyncq_event_loop_lag_seconds") or 0.0
 
 
 def _values(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:

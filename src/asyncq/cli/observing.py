@@ -127,6 +127,7 @@ class Observation:
         self._phase: Callable[[], str] = lambda: "starting"
         self._broker: Broker | None = None
         self._recorder: Recorder | None = None
+        self._metrics: ProcessMetrics | None = None
         self._pulse = Pulse(self._look, self._tell)
         self._serving = contextlib.ExitStack()
         if how.link is not None and app.settings.metrics_port is not None and how.metrics_folder is None:
@@ -139,7 +140,7 @@ class Observation:
             from asyncq.observability.metrics.process import ProcessMetrics  # noqa: PLC0415 - an extra
             from asyncq.observability.metrics.sends import SendMetrics  # noqa: PLC0415
 
-            metrics = ProcessMetrics()
+            self._metrics = metrics = ProcessMetrics()
             self._looks.append(lambda: self._look_at_process(metrics))
             app.observe_sends(SendMetrics().sent)
 
@@ -198,7 +199,7 @@ class Observation:
 
     def _look_at_process(self, metrics: ProcessMetrics) -> None:
         if self._broker is not None:
-            metrics.look(self._broker.status(), self._pulse.lag_s, self._recorder)
+            metrics.look(self._broker.status(), self._recorder)
 
     def _state(self) -> Health:
         pid, phase = os.getpid(), self._phase()
@@ -210,5 +211,7 @@ class Observation:
         return Health(found.state, found.detail, pid=pid)
 
     def _tell(self) -> None:
+        if self._metrics is not None:
+            self._metrics.set_lag(self._pulse.lag_s)
         if self._how.link is not None:
             self._how.link.health(self.health(), self._stuck_after_s)

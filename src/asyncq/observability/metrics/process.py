@@ -30,7 +30,7 @@ class ProcessMetrics:
         )
         self._lag = gauge(
             "asyncq_event_loop_lag_seconds",
-            "How long the event loop took for its last answer; of several processes, the slowest.",
+            "How long the event loop took for its last answer, or owes one; of several processes, the slowest.",
             (),
             registry,
             mode="livemax",
@@ -43,10 +43,13 @@ class ProcessMetrics:
         )
         self._counted = Differences()
 
-    def look(self, status: BrokerStatus, lag_s: float, recorder: Recorder | None) -> None:
+    def set_lag(self, lag_s: float) -> None:
+        """Set how late the event loop is. Any thread may: while the loop is blocked, only others can."""
+        self._lag.set(lag_s)
+
+    def look(self, status: BrokerStatus, recorder: Recorder | None) -> None:
         """Set what is a state, and count what the result store has failed at."""
         set_state(self._connections, (), status.state, _CONNECTION_STATES)
-        self._lag.set(lag_s)
         if recorder is not None:
             self._failed_writes.inc(self._counted.new("failed", recorder.failed_writes))
             self._missed.inc(self._counted.new("missed", recorder.missed))
