@@ -10,7 +10,7 @@ attempt only.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +155,7 @@ class Injector:
         if self._overridden != self._overrides:
             wanted = dict(self._overrides)
             # All of them, or an error in each attempt: a real dependency must never run in place of a broken override.
-            models = {
+            models: dict[Hashable, CallModel] = {
                 original: self._model(override, f"dependency_overrides[{original!r}]", use_cache=True)
                 for original, override in wanted.items()
             }
