@@ -251,6 +251,7 @@ class Following:
             log.error(  # noqa: TRY400 - the traceback of our own waiting says nothing more
                 "the result store never took the end of a workflow", workflow=workflow.id, cause=str(error)
             )
+            await reply()  # perhaps for the second time, which does no harm; nobody else would tell it
         if failure is not None and workflow.on_failure is not None:
             await parts.callbacks.call_for_workflow(delivery, workflow, failure, datetime.now(UTC))
 
