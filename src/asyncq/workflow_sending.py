@@ -96,7 +96,7 @@ class WorkflowSending:
         """
         whole, shape = replace(ready.whole, reply_to=reply_to), ready.shape
         replies = None if reply_to is None else self._expected(WorkflowReplies(whole.id, shape))
-        await self.start(ready.program, whole, lineage, headers=ready.headers, publish=publish, is_new=ready.is_new)
+        await self.start(ready.program, whole, lineage, headers=ready.headers, publish=publish)
         await self._note_whole(ready, shape, lineage)
         recorder = self._recorder if whole.keeping.states else None
 
@@ -139,7 +139,6 @@ class WorkflowSending:
         *,
         headers: Mapping[str, HeaderValue] | None = None,
         publish: Publish | None = None,
-        is_new: bool = True,
     ) -> None:
         """Publish what a program begins with, and return once the broker has confirmed all of it.
 
@@ -151,7 +150,6 @@ class WorkflowSending:
             lineage: Which task sends it, if one does.
             headers: What its first messages have beside their own headers.
             publish: Another way to the broker than the usual one.
-            is_new: Whether nobody can have sent it before.
 
         Raises:
             PartlySent: Some of its first messages were not taken.
@@ -171,7 +169,7 @@ class WorkflowSending:
             settings.publish_timeout_s,
             self._note,
             publish_many,
-            is_new=is_new,
+            is_new=whole.is_new,
         )
         source = Source(self._app, lineage.parent_id, headers or {})
         await Interpreter(road, self._clock, rules, source).start(program, whole)

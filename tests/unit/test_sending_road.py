@@ -77,5 +77,5 @@ def test_an_id_that_was_given_may_have_been_sent_before() -> None:
         return sum(numbers)
 
     workflow = chord([one.s()], total)
-    assert prepared(workflow, 1).is_new
-    assert not prepared(workflow.options(task_id="given"), 1).is_new
+    assert prepared(workflow, 1).whole.is_new
+    assert not prepared(workflow.options(task_id="given"), 1).whole.is_new

@@ -27,7 +27,6 @@ class Prepared:
         reply: Whether its end is wanted here.
         due_at_ms: When it begins at the earliest, in milliseconds since the epoch; None for at once.
         headers: What only its first messages have: those of the fire time that sends it.
-        is_new: Whether its id was made for this send, so that nobody can have sent it before.
     """
 
     program: Program
@@ -35,7 +34,6 @@ class Prepared:
     reply: bool
     due_at_ms: int | None
     headers: Mapping[str, HeaderValue]
-    is_new: bool
 
     @property
     def shape(self) -> WorkflowShape:
@@ -70,7 +68,7 @@ def prepared(workflow: Workflow[Any], now_ms: int) -> Prepared:
         name=workflow.kind,
         deadline_ms=sending.deadline_at(now_ms),
         sent_ms=sent_ms,
+        is_new=sending.task_id is None,
     )
     due_at_ms = now_ms + round(delay_s * 1000) if delay_s > 0 else None
-    program = compiled(workflow, workflow_id, now_ms)
-    return Prepared(program, whole, sending.reply is not False, due_at_ms, ours, sending.task_id is None)
+    return Prepared(compiled(workflow, workflow_id, now_ms), whole, sending.reply is not False, due_at_ms, ours)
