@@ -232,28 +232,40 @@ class Interpreter:
         size = len(fork.members)
         if size > MOST_MEMBERS:
             raise InvalidOption(f"A group has {MOST_MEMBERS} members at most, and not {size}. Use chunks.")
-        if not fork.members:
+        if not size:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"[]"))
             return
-        kept_until_ms = 0
-        if _is_joined(fork, place):
-            keep_s = self._rules.chord_kept_s + _longest_s(fork, self._clock.now_ms())
-            kept_until_ms = self._clock.now_ms() + round(keep_s * 1000)
-            await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
-        later: list[tuple[Place, bytes | None]] = []
+        kept_until_ms = await self._open(fork, place) if _is_joined(fork, place) else 0
+        # What holds no task has its value now. First, so that it is a worker that brings the last member.
+        if not all(map(_has_step, fork.members)):
+            for member, inside in _members(fork, place, kept_until_ms):
+                if not _has_step(member):
+                    await self._run(replace(inside, then=member), value)
+        await self._begin(fork, place, value, kept_until_ms)
+
+    async def _open(self, fork: Fork, place: Place) -> int:
+        """Make the barrier of a fork, and return until when it stands, in milliseconds since the epoch."""
+        now_ms = self._clock.now_ms()
+        keep_s = self._rules.chord_kept_s + _longest_s(fork, now_ms)
+        await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
+        return now_ms + round(keep_s * 1000)
+
+    async def _begin(self, fork: Fork, place: Place, value: bytes | None, kept_until_ms: int) -> None:
+        """Publish what the members of a fork begin with."""
+        later: list[Place] = []
         batch: list[Publication] = []
         for member, inside in _members(fork, place, kept_until_ms):
             if member and isinstance(member[0], Step):
                 batch.append(self._publication(member[0], inside, value))
-            else:  # it begins with a fork of its own, or is empty
-                later.append((replace(inside, then=member), value))
+            elif _has_step(member):  # it begins with a fork of its own
+                later.append(replace(inside, then=member))
             if len(batch) == _AT_ONCE:
                 await self._road.publish(batch)
                 batch = []
         if batch:
             await self._road.publish(batch)
-        for inside, given in later:
-            await self._run(inside, given)
+        for inside in later:
+            await self._run(inside, value)
 
     def _publication(self, step: Step, place: Place, value: bytes | None) -> Publication:
         """Return the message of a step.
@@ -350,6 +362,10 @@ def _is_object(value: bytes) -> bool:
 def _is_joined(fork: Fork, place: Place) -> bool:
     """Tell whether anybody wants the list of a fork that has this place."""
     return fork.joined or place.has_more or place.chord is not None
+
+
+def _has_step(program: Program) -> bool:
+    return any(isinstance(element, Step) or any(map(_has_step, element.members)) for element in program)
 
 
 def _members(fork: Fork, place: Place, kept_until_ms: int) -> Iterator[tuple[Program, Place]]:

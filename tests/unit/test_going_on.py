@@ -28,6 +28,7 @@ class Road:
 
     def __init__(self) -> None:
         self.published: list[Publication] = []
+        self.log: list[str] = []
         self.arrived: list[Member] = []
         self.ends: list[Ending] = []
         self.error: Exception | None = None
@@ -36,11 +37,13 @@ class Road:
         if self.error is not None:
             raise self.error
         self.published += items
+        self.log += [item.message.task_id for item in items]
 
     async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None: ...
 
     async def arrive(self, arrival: Arrival, member: Member) -> None:
         self.arrived.append(member)
+        self.log.append(f"{arrival.chord} {member.index}")
 
     async def end(self, workflow: Workflow, ending: Ending) -> None:
         self.ends.append(ending)
@@ -131,3 +134,11 @@ async def test_who_sends_is_told_what_could_not_be_sent_behind_an_empty_fork(roa
             (Fork("f", ()), Step("body", "work.more", "work", sending=Sending(delay_s=1.0, expires_ms=1))), FLOW
         )
     assert road.ends == []
+
+
+async def test_members_without_a_task_arrive_before_a_task_is_sent(road: Road) -> None:
+    """So it is a worker that brings the last one: of a chord that has failed, only workers tell store and callback."""
+    one, two = Step("one", "work.more", "work"), Step("two", "work.more", "work")
+    members = ((one,), (), (Fork("g", ((two,), ())),), (Fork("h", ()),))
+    await interpreter_on(road).start((Fork("f", members), Step("body", "work.more", "work", into="x")), FLOW)
+    assert road.log == ["f 1", "f 3", "one", "g 1", "two"]
