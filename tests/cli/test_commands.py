@@ -17,6 +17,8 @@ from asyncq.cli.application import application
 from asyncq.cli.report import exit_code_of, report
 from asyncq.cli.text import moment, printable, safe_urls
 
+pytestmark = pytest.mark.any_version
+
 
 def invoke(*arguments):
     """Run a command in this process."""

@@ -6,6 +6,8 @@ import pytest
 
 from asyncq import AsyncQ, TaskFailed
 
+pytestmark = pytest.mark.any_version
+
 EXTENDED = """
 import logging
 import structlog

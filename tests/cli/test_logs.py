@@ -17,6 +17,8 @@ from asyncq.message import Message
 from asyncq.observability.logs import configure_logging
 from asyncq.observability.task_lines import TaskFilter
 
+pytestmark = pytest.mark.any_version
+
 PREPARED = """
 import logging, sys, threading, warnings
 import structlog

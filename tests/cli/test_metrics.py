@@ -11,6 +11,8 @@ from health_probe import get, metrics_url
 from supervised import Supervised
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 LEDGER = """
 import asyncio
 import os

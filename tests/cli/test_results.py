@@ -13,6 +13,8 @@ from asyncq import AsyncQ, ResultTimeout
 from asyncq.status import StatusUpdate, TaskState
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 APP = """
 import asyncio
 import os

@@ -13,6 +13,8 @@ from asyncq import AsyncQ
 from asyncq.broker import QueueSpec
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 async def working_shell(shell):

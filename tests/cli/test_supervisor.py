@@ -13,6 +13,8 @@ from asyncq import AsyncQ
 from supervised import Supervised, alive, children_of, zombies_of
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 
 async def send(shell, task, count=1, **arguments):
     """Send some tasks of the app `pids`."""

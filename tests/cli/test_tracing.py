@@ -13,6 +13,8 @@ import pytest
 from otlp_receiver import receiving
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 SHOP = """
 import os
 

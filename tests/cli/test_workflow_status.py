@@ -12,6 +12,8 @@ from asyncq.program import node_id
 from asyncq.status import StatusUpdate, TaskState
 from asyncq.workflow_progress.shape import ForkShape, WorkflowShape
 
+pytestmark = pytest.mark.any_version
+
 SHAPE = WorkflowShape(("shop.fetch", ForkShape((("shop.count",),) * 3), "shop.merge"))
 NOW = datetime.now(UTC)
 

@@ -19,6 +19,8 @@ from asyncq import AsyncQ, TaskFailed, TaskRejected, Unroutable
 from http_server import Reply, http_serving
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 WORKERS = Path(mail.__file__).parent
 RESULT_S = 30
 

@@ -27,6 +27,8 @@ from demo.story import Outcomes, notice_of
 from demo.upload import Uploaded
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 WORKERS = Path(images.__file__).parent
 
 

@@ -16,6 +16,8 @@ from demo.memory_stage import MemoryStage
 from demo.settings import DemoError, DemoSettings, Run
 from demo.view import PlainView
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).resolve().parents[2]
 OFFER = "make demo BROKER=memory"
 BROKER_FIRST = ["-B .ci/brokers.py any", "-m demo"]

@@ -11,6 +11,8 @@ from demo import flows
 from demo.flows import CSV_NAME, EDGE, PICTURES, ROWS, Flown
 from demo.settings import Run
 
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory):

@@ -19,6 +19,8 @@ from demo import file_server
 from file_transfer import Limits, ServerAwayError, TransferError, fetch, put, written_whole
 from support import working
 
+pytestmark = pytest.mark.any_version
+
 LIMITS = Limits(connect_s=5, read_s=5, file_bytes=1_000_000)
 COLUMNS = files.Columns(label="city", number="amount")
 

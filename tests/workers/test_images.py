@@ -11,6 +11,8 @@ from PIL import Image
 import images
 from asyncq import Retry
 
+pytestmark = pytest.mark.any_version
+
 
 def a_picture(path, size=(640, 480), mode="RGB", **options):
     """Write a picture with much in it, so that a part of its file is a part of its content."""

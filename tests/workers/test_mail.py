@@ -10,6 +10,8 @@ import pytest
 import mail
 from asyncq import Reject
 
+pytestmark = pytest.mark.any_version
+
 
 def letter(**changes):
     """Return a letter with a report's template."""

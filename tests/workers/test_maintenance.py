@@ -10,6 +10,8 @@ import pytest
 import maintenance
 from asyncq import Cron, Every
 
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

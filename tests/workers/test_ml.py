@@ -11,6 +11,8 @@ import ml
 from asyncq import SoftTimeLimit
 from asyncq.testing.harness import running
 
+pytestmark = pytest.mark.any_version
+
 
 class Steps:
     """A context that notes progress, and stops the training where a test says so."""

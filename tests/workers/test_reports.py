@@ -8,6 +8,8 @@ import pytest
 import reports
 from csv_table import CsvError
 
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 def build(tmp_path, report_settings):

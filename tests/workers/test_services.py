@@ -22,6 +22,8 @@ from http_call import BadAnswerError, ImpossibleCallError, ServiceError, Unavail
 from http_server import Reply
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 NEVER = Reply(hang=True)
 client = ContextVar("client")
 

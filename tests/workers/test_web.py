@@ -19,6 +19,8 @@ from browser import browsing
 from demo import samples
 from support import eventually
 
+pytestmark = pytest.mark.any_version
+
 WORKERS = Path(mail.__file__).parent
 SHOWN_S = 60
 EDGES = [320, *range(800, 1900, 100)]
