@@ -26,6 +26,7 @@ __all__ = [
     "chord_failed",
     "error_of",
     "failed_of",
+    "in_short",
     "list_of",
 ]
 
@@ -90,6 +91,17 @@ def error_of(kind: str, body: bytes) -> tuple[str, str]:
         inner = error if isinstance(error, dict) else {}
         return "asyncq.errors.TaskExpired", str(inner.get("message", "its time was over before it could run"))
     return str(fields.get("type", "")), str(fields.get("message", ""))
+
+
+def in_short(ending: Ending) -> bytes:
+    """Return the body by which an end arrives at a barrier: of an error no more than `failed_of` tells.
+
+    Whoever gathers thousands of members holds them all, so tracebacks stay with the dead letters.
+    """
+    if ending.kind not in {ReplyType.FAILED, ReplyType.REJECTED}:
+        return ending.body
+    kind, message = (cut_text(text, _TEXT_BYTES) for text in error_of(ending.kind, ending.body))
+    return to_json({"type": kind, "message": message})
 
 
 def failed_of(member: Member) -> FailedMember:

@@ -27,11 +27,11 @@ from asyncq.barrier import MOST_MEMBERS, Gathered, Member
 from asyncq.body import ITEMS, ON_FAILURE, object_of
 from asyncq.broker import Exchange, Publication
 from asyncq.clock import Clock
-from asyncq.ending import Ending, chord_expired, chord_failed, failed_of, list_of
+from asyncq.ending import Ending, chord_expired, chord_failed, failed_of, in_short, list_of
 from asyncq.errors import BrokerError, InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge, QueueGone
 from asyncq.life import RUNS
 from asyncq.loggers import get_logger
-from asyncq.message import HeaderValue, Message, ReplyType, new_id
+from asyncq.message import LATEST_MS, HeaderValue, Message, ReplyType, new_id
 from asyncq.outcome import Failure
 from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
@@ -119,15 +119,19 @@ class Interpreter:
         self._clock = clock
         self._rules = rules
         self._source = source
+        self._is_start = False
 
     async def start(self, program: Program, workflow: Workflow) -> None:
         """Publish what a program begins with.
+
+        What cannot be sent is raised, and is no failure of the workflow's: whoever sends it hears of it here.
 
         Raises:
             Exception: What the road raises.
             MessageTooLarge: One of its messages is more than a message may be.
             InvalidOption: One would expire before it is due; or a fork has too many members.
         """
+        self._is_start = True
         await self._run(Place(workflow, program), None)
 
     async def go_on(self, place: Place, ending: Ending) -> None:
@@ -148,10 +152,13 @@ class Interpreter:
             await self._go_outwards(place, ending)
             return
         try:
-            await self._run(with_next_read(place), ending.body)
+            place = with_next_read(place)
+            await self._run(place, ending.body)
         except LeaseLost:
             raise
         except (BrokerError, MalformedMessage, InvalidOption) as error:
+            if self._is_start:
+                raise
             await self._go_outwards(place, self._not_sent(place, ending, error))
 
     async def _go_outwards(self, place: Place, ending: Ending) -> None:
@@ -170,10 +177,10 @@ class Interpreter:
             workflow=place.workflow.id,
             cause=str(error),
         )
-        first = next(iter(place.then), None)
-        expires_ms = first.sending.expires_ms or first.sending.deadline_ms if isinstance(first, Step) else None
-        if isinstance(error, InvalidOption) and expires_ms is not None:  # the workflow's time is over, before its turn
-            body = to_json({"expires_at": expires_ms, "met_at": self._clock.now_ms()})
+        now_ms = self._clock.now_ms()
+        over_ms = _over_ms(place, now_ms) if isinstance(error, InvalidOption) else None
+        if over_ms is not None:  # the workflow's time is over, before its turn
+            body = to_json({"expires_at": over_ms, "met_at": now_ms})
             return Ending(ReplyType.EXPIRED, body, ending.task_id, ending.task)
         failure = Failure.of(error)
         return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
@@ -189,12 +196,24 @@ class Interpreter:
         Raises:
             MessageTooLarge, MalformedMessage: It cannot.
         """
-        may_be_too_large = len(value) + carried + _PLACE_BYTES > self._rules.max_bytes
-        for item in _firsts(with_next_read(place).then[:1]):
-            if item.into == WHOLE or may_be_too_large:
-                size = len(with_place(_body(item, value), place))
-                if size > self._rules.max_bytes:
-                    raise _too_large(item, size, self._rules.max_bytes)
+        place, limit = with_next_read(place), self._rules.max_bytes
+        if not place.has_more:
+            if place.chord is not None and len(value) > limit:
+                raise MessageTooLarge(
+                    f"It would arrive at its chord in a message of {len(value)} bytes, and at most {limit} may be "
+                    "(max_message_bytes)."
+                )
+            return
+        may_be_too_large = len(value) + carried + _PLACE_BYTES > limit
+        if not may_be_too_large and _is_object(value):
+            return
+        for step, inside in _next_messages(place):
+            if step.into == WHOLE:
+                _body(step, value)
+            without = len(with_place(_body(step, None), inside)) if may_be_too_large else 0
+            size = without if step.into is None else without + len(value)
+            if size > limit:
+                raise _too_large(step, size, limit)
 
     # --- what follows
 
@@ -213,31 +232,40 @@ class Interpreter:
         size = len(fork.members)
         if size > MOST_MEMBERS:
             raise InvalidOption(f"A group has {MOST_MEMBERS} members at most, and not {size}. Use chunks.")
-        if not fork.members:
+        if not size:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"[]"))
             return
-        kept_until_ms = 0
-        is_joined = fork.joined or place.has_more or place.chord is not None
-        if is_joined:
-            keep_s = self._rules.chord_kept_s + _longest_s(fork, self._clock.now_ms())
-            kept_until_ms = self._clock.now_ms() + round(keep_s * 1000)
-            await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
-        later: list[tuple[Place, bytes | None]] = []
+        kept_until_ms = await self._open(fork, place) if _is_joined(fork, place) else 0
+        # What holds no task has its value now. First, so that it is a worker that brings the last member.
+        if not all(map(_has_step, fork.members)):
+            for member, inside in _members(fork, place, kept_until_ms):
+                if not _has_step(member):
+                    await self._run(replace(inside, then=member), value)
+        await self._begin(fork, place, value, kept_until_ms)
+
+    async def _open(self, fork: Fork, place: Place) -> int:
+        """Make the barrier of a fork, and return until when it stands, in milliseconds since the epoch."""
+        now_ms = self._clock.now_ms()
+        keep_s = self._rules.chord_kept_s + _longest_s(fork, now_ms)
+        await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
+        return now_ms + round(keep_s * 1000)
+
+    async def _begin(self, fork: Fork, place: Place, value: bytes | None, kept_until_ms: int) -> None:
+        """Publish what the members of a fork begin with."""
+        later: list[Place] = []
         batch: list[Publication] = []
-        for index, member in enumerate(fork.members):
-            arrival = Arrival(fork.id, index, size, kept_until_ms) if is_joined else None
-            inside = Place(place.workflow, member[1:], chord=arrival, ends=False)
+        for member, inside in _members(fork, place, kept_until_ms):
             if member and isinstance(member[0], Step):
                 batch.append(self._publication(member[0], inside, value))
-            else:  # it begins with a fork of its own, or is empty
-                later.append((replace(inside, then=member), value))
+            elif _has_step(member):  # it begins with a fork of its own
+                later.append(replace(inside, then=member))
             if len(batch) == _AT_ONCE:
                 await self._road.publish(batch)
                 batch = []
         if batch:
             await self._road.publish(batch)
-        for inside, given in later:
-            await self._run(inside, given)
+        for inside in later:
+            await self._run(inside, value)
 
     def _publication(self, step: Step, place: Place, value: bytes | None) -> Publication:
         """Return the message of a step.
@@ -268,7 +296,7 @@ class Interpreter:
     # --- barriers
 
     async def _arrive(self, workflow: Workflow, arrival: Arrival, ending: Ending) -> None:
-        member = Member(arrival.index, ending.kind, ending.body, ending.task_id, ending.task)
+        member = Member(arrival.index, ending.kind, in_short(ending), ending.task_id, ending.task)
         try:
             gathered = await self._road.arrive(arrival, member)
         except QueueGone as error:
@@ -312,7 +340,7 @@ def _body(step: Step, value: bytes | None) -> bytes:
     body = step.arguments
     if step.into == WHOLE and value is not None:
         body = value.strip()
-        if not body.startswith(b"{"):
+        if not _is_object(body):
             raise MalformedMessage(
                 f"Task {step.task!r} takes one model as its message, and what comes before it returns no object."
             )
@@ -327,13 +355,48 @@ def _body(step: Step, value: bytes | None) -> bytes:
     return body
 
 
-def _firsts(program: Program) -> Iterator[Step]:
-    """Yield the steps that a program begins with, but for those in forks that begin with forks."""
-    for element in program:
-        if isinstance(element, Step):
-            yield element
-        else:
-            yield from (member[0] for member in element.members if member and isinstance(member[0], Step))
+def _is_object(value: bytes) -> bool:
+    return value.lstrip().startswith(b"{")
+
+
+def _is_joined(fork: Fork, place: Place) -> bool:
+    """Tell whether anybody wants the list of a fork that has this place."""
+    return fork.joined or place.has_more or place.chord is not None
+
+
+def _has_step(program: Program) -> bool:
+    return any(isinstance(element, Step) or any(map(_has_step, element.members)) for element in program)
+
+
+def _members(fork: Fork, place: Place, kept_until_ms: int) -> Iterator[tuple[Program, Place]]:
+    """Yield the members of a fork, each with what the message of its first step carries."""
+    is_joined, size = _is_joined(fork, place), len(fork.members)
+    for index, member in enumerate(fork.members):
+        arrival = Arrival(fork.id, index, size, kept_until_ms) if is_joined else None
+        yield member, Place(place.workflow, member[1:], chord=arrival, ends=False)
+
+
+def _next_messages(place: Place) -> Iterator[tuple[Step, Place]]:
+    """Yield the steps that take the value now, each with what its message carries."""
+    if not place.then:
+        return
+    element, rest = place.then[0], replace(place, then=place.then[1:])
+    if isinstance(element, Step):
+        yield element, rest
+        return
+    for member, inside in _members(element, rest, LATEST_MS):
+        yield from _next_messages(replace(inside, then=member))
+
+
+def _over_ms(place: Place, now_ms: int) -> int | None:
+    """Return when the time was over of a step that comes next, and would never run; None where there is none."""
+    for step, _ in _next_messages(place):
+        try:
+            step.sending.times_at(now_ms)
+            step.sending.deadline_at(now_ms)
+        except InvalidOption:
+            return step.sending.expires_ms or step.sending.deadline_ms or now_ms
+    return None
 
 
 def _head(fork: Fork, place: Place) -> bytes:

@@ -115,6 +115,8 @@ class Workflow:
         name: For people: what the store calls it.
         deadline_ms: By when its work must be done, in milliseconds since the epoch; each step has it.
         sent_ms: When it was sent, in milliseconds since the epoch; a workflow that is sent again has a later life.
+        is_new: Whether its id was made for this send, so that nobody can have sent it before. Of one that was sent
+            twice each member comes twice, and one that finds its barrier gone is no sign that it has expired.
     """
 
     id: str
@@ -124,6 +126,7 @@ class Workflow:
     name: str = UNNAMED
     deadline_ms: int | None = None
     sent_ms: int = 0
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)

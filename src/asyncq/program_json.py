@@ -109,6 +109,8 @@ def place_json(place: Place) -> bytes:
         value["deadline_ms"] = workflow.deadline_ms
     if workflow.sent_ms:
         value["sent_ms"] = workflow.sent_ms
+    if not workflow.is_new:
+        value["new"] = False
     if workflow.reply_to is not None:
         value["reply_to"] = workflow.reply_to
     if workflow.on_failure is not None:
@@ -199,11 +201,10 @@ def place_of(value: Any) -> Place:
         _name(fields.get("name", UNNAMED), f"{what}name"),
         None if fields.get("deadline_ms") is None else _integer(fields["deadline_ms"], f"{what}deadline_ms", 1),
         _integer(fields.get("sent_ms", 0), f"{what}sent_ms", 0),
+        _flag(fields, "new", what),
     )
     chord = fields.get("chord")
-    ends = fields.get("ends", True)
-    if not isinstance(ends, bool):
-        raise MalformedMessage(f"{what}ends must be true or false, not {ends!r}.")
+    ends = _flag(fields, "ends", what)
     then, tail = _split(fields.get("then", []))
     return Place(workflow, then, tail, None if chord is None else _read_arrival(chord), ends)
 
@@ -262,9 +263,6 @@ def _read_element(value: Any, depth: int) -> Step | Fork:
     if items is not None and not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
         raise MalformedMessage(f"{WORKFLOW}: {what}has items that are no array of objects.")
     options = _object(fields.get("options", {}), f"{what}options ")
-    reply = options.get("reply", True)
-    if not isinstance(reply, bool):
-        raise MalformedMessage(f"{WORKFLOW}: {what}reply must be true or false, not {reply!r}.")
     return Step(
         id_,
         _name(fields["task"], f"{what}task"),
@@ -274,7 +272,7 @@ def _read_element(value: Any, depth: int) -> Step | Fork:
         None if items is None else to_json(items),
         _read_sending(options, what),
         _read_keeping(options, what),
-        reply,
+        _flag(options, "reply", what),
     )
 
 
@@ -341,6 +339,13 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 def _name(value: Any, what: str) -> str:
     if not isinstance(value, str) or not 1 <= len(value.encode("utf-8", "replace")) <= _LONGEST_NAME:
         raise MalformedMessage(f"{WORKFLOW}: {what} must be a text of 1 to {_LONGEST_NAME} bytes, not {value!r:.100}.")
+    return value
+
+
+def _flag(fields: Mapping[str, Any], name: str, what: str) -> bool:
+    value = fields.get(name, True)
+    if not isinstance(value, bool):
+        raise MalformedMessage(f"{WORKFLOW}: {what}{name} must be true or false, not {value!r:.100}.")
     return value
 
 

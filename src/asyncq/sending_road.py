@@ -13,7 +13,7 @@ from asyncq.barrier import Gathered, Member
 from asyncq.broker import Broker, Publication, ReplyTo
 from asyncq.clock import Clock
 from asyncq.ending import Ending
-from asyncq.errors import NotSent, PartlySent, PublishError, Unroutable
+from asyncq.errors import MessageTooLarge, NotSent, PartlySent, PublishError, Unroutable
 from asyncq.message import Message, new_id
 from asyncq.program import Arrival, Workflow
 
@@ -51,9 +51,10 @@ class SendingRoad:
         timeout_s: How long one publish waits for its confirm.
         note: Hears of what was confirmed.
         publish_many: Publishes messages, and returns what became of each.
+        is_new: Whether nobody can have sent this workflow before.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - put together by the sending alone
         self,
         broker: Broker,
         clock: Clock,
@@ -61,6 +62,8 @@ class SendingRoad:
         timeout_s: float,
         note: Callable[[Sequence[Publication]], Awaitable[None]],
         publish_many: PublishMany,
+        *,
+        is_new: bool,
     ) -> None:
         self._broker = broker
         self._clock = clock
@@ -68,6 +71,7 @@ class SendingRoad:
         self._timeout_s = timeout_s
         self._note = note
         self._publish_many = publish_many
+        self._is_new = is_new
         self._opened: list[str] = []
         self._sent = 0
 
@@ -87,8 +91,8 @@ class SendingRoad:
             await self._fail(errors)
 
     async def _fail(self, errors: Sequence[PublishError]) -> None:
-        if all(isinstance(error, (NotSent, Unroutable)) for error in errors) and not self._sent:
-            for chord in self._opened:  # nobody will come to them
+        if all(isinstance(error, (NotSent, Unroutable, MessageTooLarge)) for error in errors) and not self._sent:
+            for chord in self._opened if self._is_new else ():  # nobody will come to them
                 await self._broker.barriers().remove(chord)
             raise errors[0]
         if len(errors) == 1 and not self._sent:

@@ -187,7 +187,7 @@ class WorkflowHandle(Generic[R]):
         """
         if self._cancel is None:
             raise NotOpen(f"The handle of workflow {self.id} belongs to no open app. Use `await app.cancel(id)`.")
-        if self._replies is not None and (self._replies.tracker.ended or self._replies.own is not None):
+        if self._replies is not None and self._replies.tracker.ended:  # a group that has failed may still be running
             return False
         await self._cancel()
         return True

@@ -162,7 +162,15 @@ class WorkflowSending:
         whole = replace(whole, deadline_ms=min(ends, default=None))
         rules = FlowRules(f"{settings.namespace}.tasks", settings.max_message_bytes, settings.chord_kept_s)
         publish_many = self._publish_many if publish is None else one_by_one(publish)
-        road = SendingRoad(self._broker, self._clock, self._app, settings.publish_timeout_s, self._note, publish_many)
+        road = SendingRoad(
+            self._broker,
+            self._clock,
+            self._app,
+            settings.publish_timeout_s,
+            self._note,
+            publish_many,
+            is_new=whole.is_new,
+        )
         source = Source(self._app, lineage.parent_id, headers or {})
         await Interpreter(road, self._clock, rules, source).start(program, whole)
 

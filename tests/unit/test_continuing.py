@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -134,6 +135,16 @@ async def test_a_missing_barrier_was_done_or_has_expired(parts: Kit, fields: dic
     assert delivery.settled == "acked"
     told = [reply for reply in parts.broker.replies() if reply.task_id == "flow"]
     assert [json.loads(reply.body)["type"] for reply in told] == ends
+
+
+@pytest.mark.parametrize(("kept_until_ms", "is_told"), [(2**42, False), (1, True)])
+async def test_a_member_of_what_may_have_been_sent_twice_is_not_the_first(
+    parts: Kit, kept_until_ms: int, is_told: bool
+) -> None:
+    """Its chord was done by those of the other time, while it stands for certain."""
+    again = replace(FLOW, is_new=False)
+    await settle(parts, Succeeded(b"1"), Place(again, (), chord=replace(ARRIVAL, kept_until_ms=kept_until_ms)))
+    assert bool([reply for reply in parts.broker.replies() if reply.task_id == "flow"]) == is_told
 
 
 async def test_a_barrier_is_removed_after_what_follows_is_confirmed(parts: Kit) -> None:

@@ -75,7 +75,15 @@ arrivals = st.integers(1, 50).flatmap(
     lambda size: st.builds(Arrival, names, st.integers(0, size - 1), st.just(size), st.integers(0, 2**40))
 )
 workflows = st.builds(
-    Workflow, names, st.none() | names, st.none() | callbacks, keepings, names, moments, st.integers(0, 2**40)
+    Workflow,
+    names,
+    st.none() | names,
+    st.none() | callbacks,
+    keepings,
+    names,
+    moments,
+    st.integers(0, 2**40),
+    st.booleans(),
 )
 
 
@@ -172,6 +180,7 @@ BAD = [
     {"id": "w", "reply_to": 5},
     {"id": "w", "on_failure": {}},
     {"id": "w", "sent_ms": "now"},
+    {"id": "w", "new": 1},
 ]
 
 

@@ -8,11 +8,14 @@ import pytest
 
 from asyncq import TaskContext
 from asyncq.clock import SystemClock
+from asyncq.ending import Ending
 from asyncq.errors import InvalidOption, MalformedMessage, MessageTooLarge, StoreUnavailable
 from asyncq.keeping import KEEP, RESULT_TTL, Keeping, keeping_of, keeping_of_options
 from asyncq.life import REPLAYS
-from asyncq.message import ATTEMPT
+from asyncq.message import ATTEMPT, ReplyType
 from asyncq.outcome import Failed, Failure, Succeeded
+from asyncq.program import Place, Workflow
+from asyncq.program_json import with_place
 from asyncq.recording import Recorder
 from asyncq.status import StatusUpdate, TaskState, TaskStatus
 from asyncq.stores.memory import MemoryStore, Shelf
@@ -130,6 +133,24 @@ async def test_a_store_that_stays_away_sends_the_task_back_without_a_failure(par
     assert copy.message.headers[ATTEMPT] == 2
     assert parts.broker.log == ["publish", "ack"]
     assert "could not be kept, so its message goes back" in caplog.text
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+async def test_the_sender_of_a_workflow_does_not_wait_for_a_store_that_is_away(parts, store, monkeypatch, gives_up):
+    """It hears of the end that no task's own reply tells; also where the worker stops before the store is back."""
+    monkeypatch.setattr("asyncq.worker.recording._REPLY_AFTER_S", 60.0 if gives_up else 0.01)
+    store.shelf.away = True
+    body = with_place(b"{}", Place(Workflow("flow", "caller")))
+    delivery = parts.delivery("work", body=body)
+    following = parts.continuing.following(delivery)
+    assert following is not None
+    if gives_up:
+        parts.recording.give_up()
+    ending = asyncio.create_task(following.end(Workflow("flow", "caller"), Ending(ReplyType.SUCCEEDED, b"1")))
+    await eventually(lambda: [reply.task_id for reply in parts.broker.replies()] == ["flow"])
+    assert ending.done() == gives_up
+    store.shelf.away = False
+    await ending
 
 
 async def test_a_lease_that_is_lost_meanwhile_leaves_nothing_to_settle(parts, store):

@@ -13,6 +13,7 @@ from asyncq.message import Message, new_id
 from asyncq.outcome import Failure
 from asyncq.program import Fork, Step, node_id
 from asyncq.status import TaskState, TaskStatus
+from asyncq.workflow_handle import WorkflowHandle
 from asyncq.workflow_progress.outcome import failure_of, own_failure, value_of, whole_value
 from asyncq.workflow_progress.replies import WorkflowReplies
 from asyncq.workflow_progress.shape import ForkShape, WorkflowShape, shape_of
@@ -381,6 +382,26 @@ async def test_the_replies_of_all_tasks_go_to_one_place():
     assert list(replies.known) == [at("1")]
     replies.lose(ReplyLost("gone"))
     assert replies.lost is None
+
+
+async def test_what_is_left_of_a_failed_group_can_be_cancelled():
+    """Its handle raises as soon as one member has failed; the others go on, and so there is something to stop."""
+    replies = WorkflowReplies(ID, WorkflowShape((a_fork("a", "b"),)))
+    asked = []
+
+    async def cancel():
+        asked.append(ID)
+
+    handle = WorkflowHandle(ID, bytes, replies=replies, cancel=cancel)
+    for task_id in (at("0.0.0"), ID):
+        replies.feed(reply(task_id, "failed", {"type": "builtins.ValueError", "message": "no"}))
+    with pytest.raises(TaskFailed):
+        await handle.result()
+    assert await handle.cancel()
+    assert asked == [ID]
+    replies.feed(reply(at("0.1.0"), "cancelled", None))
+    assert not await handle.cancel()
+    assert asked == [ID]
 
 
 async def test_a_lost_reply_queue_ends_the_waiting():

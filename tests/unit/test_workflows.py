@@ -340,3 +340,26 @@ def test_json_that_is_no_workflow_is_refused_with_the_place(text, wrong):
     with pytest.raises(InvalidWorkflow, match=wrong):
         app.workflow_from_json(text)
     assert isinstance(add.partial(), PartialSignature)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ('{"delay_s": -5}', "delay="),
+        ('{"delay_s": NaN}', "delay="),
+        ('{"delay_s": 1, "eta_ms": 1}', "either delay= or eta="),
+        ('{"expires_s": Infinity}', "expires="),
+        ('{"deadline_s": 0}', "deadline="),
+        ('{"time_limit_s": -1}', "time_limit="),
+        ('{"time_limit_s": 1, "soft_time_limit_s": 2}', "shorter than time_limit="),
+        ('{"timeout_s": -1}', "timeout="),
+        ('{"expires_ms": 99999999999999999}', "expires_ms"),
+        ('{"eta_ms": -99999999999999999}', "eta_ms"),
+        ('{"task_id": ""}', "task_id"),
+    ],
+)
+def test_options_in_json_are_checked_as_those_of_a_send_are(options, words):
+    """In the process that reads them, and not in the worker."""
+    text = f'{{"chain": [{{"task": "a.b", "queue": "a", "options": {{}}}}], "options": {options}}}'
+    with pytest.raises(InvalidWorkflow, match=words):
+        app.workflow_from_json(text)

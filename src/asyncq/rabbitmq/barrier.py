@@ -330,19 +330,25 @@ class RabbitGathered:
         await self.give_back()
 
     async def give_back_once_each(self, own: int) -> None:
-        """Give back what is not complete, without what is there twice, and without one's own, which is put in anew."""
-        with _our_errors(f"giving back what queue {self._queue!r} had"):
-            await self._channel.basic_cancel(self._tag)
-            await asyncio.sleep(0)  # what came before the answer has its callbacks under way
-            if own in self._tags:
-                self._surplus.append(self._tags.pop(own))
-            for tag in self._surplus:
-                await self._channel.basic_ack(tag, wait=False)
-            for tag in self._tags.values():
-                await self._channel.basic_nack(tag, requeue=True, wait=False)
-            # The broker works on the commands of a channel in their order.
-            await self._channel.queue_declare(self._queue, passive=True)
-        await self.give_back()
+        """Give back what is not complete, without what is there twice, and without one's own, which is put in anew.
+
+        Raises:
+            BrokerError: The connection was lost: all that was held is back then.
+        """
+        try:
+            with contextlib.suppress(amqp.ChannelNotFoundEntity), _our_errors(f"giving back to queue {self._queue!r}"):
+                await self._channel.basic_cancel(self._tag)
+                await asyncio.sleep(0)  # what came before the answer has its callbacks under way
+                if own in self._tags:
+                    self._surplus.append(self._tags.pop(own))
+                for tag in self._surplus:
+                    await self._channel.basic_ack(tag, wait=False)
+                for tag in self._tags.values():
+                    await self._channel.basic_nack(tag, requeue=True, wait=False)
+                # The broker works on the commands of a channel in their order.
+                await self._channel.queue_declare(self._queue, passive=True)
+        finally:
+            await self.give_back()  # else the next one who comes by this client would leave all to this one
 
     async def give_back(self) -> None:
         """See `asyncq.barrier.Gathered.give_back`."""

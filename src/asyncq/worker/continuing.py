@@ -210,7 +210,7 @@ class Following:
             return await parts.publishing.persist(self._delivery, bring)
         except QueueGone:
             # What has arrived before finds the barrier gone when the others have come, and what follows was done.
-            may_be_done = self._is_repeat or tries > 1
+            may_be_done = self._is_repeat or tries > 1 or not self._place.workflow.is_new
             if may_be_done and parts.clock.now_ms() < arrival.kept_until_ms:
                 log.info(
                     "a member of a chord has come a second time, after the chord was done",
@@ -251,6 +251,7 @@ class Following:
             log.error(  # noqa: TRY400 - the traceback of our own waiting says nothing more
                 "the result store never took the end of a workflow", workflow=workflow.id, cause=str(error)
             )
+            await reply()  # perhaps for the second time, which does no harm; nobody else would tell it
         if failure is not None and workflow.on_failure is not None:
             await parts.callbacks.call_for_workflow(delivery, workflow, failure, datetime.now(UTC))
 

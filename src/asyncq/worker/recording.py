@@ -254,7 +254,7 @@ class Recording:
     async def tell_workflow(
         self, delivery: Delivery, workflow: Workflow, end: End, reply: Callable[[], Awaitable[None]]
     ) -> None:
-        """Write how a workflow ended, and answer its sender; as `tell`.
+        """Write how a workflow ended, and answer its sender, who does not wait for a store that is away; as `tell`.
 
         Args:
             delivery: Of the task that it ended with.
@@ -267,25 +267,29 @@ class Recording:
         """
         keeping = workflow.keeping
         is_kept = keeping.states if end.state is TaskState.SUCCEEDED else keeping.failures
-        if self._recorder is not None and is_kept:
-            update = StatusUpdate(
-                id=workflow.id,
-                state=end.state,
-                at=moment_of(self._recorder.clock.now_ms()),
-                attempt=1,
-                task=workflow.name,
-                worker=self._worker,
-                result=end.result,
-                error=end.failure,
-                reason=end.reason,
-                rejected=end.rejected,
-                queued_at=moment_of(workflow.sent_ms) if workflow.sent_ms else None,
-                root_id=workflow.id,
-                ttl_s=keeping.ttl_s,
-                life=workflow.sent_ms,
-            )
+        if self._recorder is None or not is_kept:
+            await reply()
+            return
+        update = StatusUpdate(
+            id=workflow.id,
+            state=end.state,
+            at=moment_of(self._recorder.clock.now_ms()),
+            attempt=1,
+            task=workflow.name,
+            worker=self._worker,
+            result=end.result,
+            error=end.failure,
+            reason=end.reason,
+            rejected=end.rejected,
+            queued_at=moment_of(workflow.sent_ms) if workflow.sent_ms else None,
+            root_id=workflow.id,
+            ttl_s=keeping.ttl_s,
+            life=workflow.sent_ms,
+        )
+        if workflow.reply_to is None:
             await self._keep(delivery, None, update)
-        await reply()
+        else:
+            await self._keep_then(reply, delivery, None, update)
 
     async def _keep_then(
         self,

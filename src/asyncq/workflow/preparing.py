@@ -68,6 +68,7 @@ def prepared(workflow: Workflow[Any], now_ms: int) -> Prepared:
         name=workflow.kind,
         deadline_ms=sending.deadline_at(now_ms),
         sent_ms=sent_ms,
+        is_new=sending.task_id is None,
     )
     due_at_ms = now_ms + round(delay_s * 1000) if delay_s > 0 else None
     return Prepared(compiled(workflow, workflow_id, now_ms), whole, sending.reply is not False, due_at_ms, ours)

@@ -17,9 +17,10 @@ import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
 from asyncq.body import ITEMS
-from asyncq.errors import ConfigurationError, InvalidWorkflow, MalformedMessage
+from asyncq.errors import ConfigurationError, InvalidOption, InvalidWorkflow, MalformedMessage
 from asyncq.headers import own_headers
 from asyncq.keeping import keeping_of_options
+from asyncq.message import LATEST_MS
 from asyncq.options import Sending
 from asyncq.queue_names import check_queue_name
 from asyncq.signature import Declared, Sender, Signature
@@ -225,10 +226,36 @@ def _sending(value: Any) -> Sending:
         raise InvalidWorkflow(f"there is no option {min(unknown)!r}; known: {', '.join(sorted(_OPTIONS))}.")
     sending: Sending = _options().validate_python(value)
     own_headers(sending.headers)
+    _check_times(sending)
     if sending.queue is not None:
         check_queue_name(sending.queue)
     keeping_of_options(sending.keeping.keep, sending.keeping.ttl_s, "options")
     return sending
+
+
+def _check_times(sending: Sending) -> None:
+    """Check the times and the id as those of `.options(...)` are.
+
+    Raises:
+        InvalidOption: One cannot be used.
+    """
+    if sending.delay_s is not None and sending.eta_ms is not None:
+        raise InvalidOption("Give either delay= or eta=, not both.")
+    given: dict[str, Any] = {
+        "delay": sending.delay_s,
+        "expires": sending.expires_s,
+        "deadline": sending.deadline_s,
+        "time_limit": sending.time_limit_s,
+        "soft_time_limit": sending.soft_time_limit_s,
+        "timeout": sending.timeout_s,
+        "task_id": sending.task_id,
+    }
+    options: Any = {name: option for name, option in given.items() if option is not None}
+    Sending.of(options)
+    for name in ("eta_ms", "expires_ms", "deadline_ms"):
+        moment_ms = getattr(sending, name)
+        if moment_ms is not None and abs(moment_ms) > LATEST_MS:
+            raise InvalidOption(f"{name} is a moment in milliseconds since the epoch, not {moment_ms}.")
 
 
 @cache

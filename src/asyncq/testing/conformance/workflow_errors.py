@@ -136,6 +136,20 @@ async def test_the_callback_of_a_workflow_is_sent_with_one_id_however_often_it_i
 
 
 @behaviour
+async def test_a_chord_that_is_sent_twice_under_one_id_does_not_fail(bench: Bench) -> None:
+    """The members of the second time find it done, or do it once more: that is no failure."""
+    sender, app = bench.app(), bench.app()
+    here, there = Tasks(sender), Tasks(app)
+    twice = chord([here.add.s(1), here.add.s(2)], here.total).options(on_failure=here.tell, task_id="twice")
+    async with sender:
+        handles = [await twice.send(), await twice.send()]
+        async with bench.working(app, {QUEUE: 1}):  # one after the other: all members, then what follows
+            assert [await handle.result(WAIT_S) for handle in handles] == [5, 5]
+    assert await bench.count(QUEUE) == 0
+    assert there.seen == []
+
+
+@behaviour
 async def test_a_workflow_that_is_cancelled_stops_where_it_is(bench: Bench) -> None:
     """The running step is interrupted, and those that were to follow do not run."""
     app = bench.app()
