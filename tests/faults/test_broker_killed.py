@@ -74,7 +74,8 @@ async def run_with_kills(node, folder: Path, kills: int, seed: int) -> None:
         async with producer:
             producing = asyncio.create_task(produce(producer, TASK, ledger, stop, seed))
             draw = random.Random(seed)
-            await eventually(lambda: len(executed(folder)) > 20, timeout=30)
+            # Both of them: a worker that finds no broker when it starts ends with exit code 3.
+            await eventually(lambda: len(executed(folder)) > 20 and len(list(folder.glob("executed-*"))) == 2, 60)
             for _ in range(kills):
                 before = len(executed(folder))
                 await kill_and_restart(node, draw)
@@ -85,7 +86,8 @@ async def run_with_kills(node, folder: Path, kills: int, seed: int) -> None:
         await eventually(lambda: not ledger.confirmed - set(executed(folder)), timeout=400)
     finally:
         for worker in workers:
-            worker.terminate()
+            if worker.returncode is None:
+                worker.terminate()
         codes = [await asyncio.wait_for(worker.wait(), 60) for worker in workers]
         print(f"{node.version}: {kills} kills; {ledger.summary(executed(folder))}; worker exit codes {codes}")
         if ledger.confirmed - set(executed(folder)):

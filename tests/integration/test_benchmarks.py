@@ -15,6 +15,8 @@ import pytest
 from asyncq.testing.node import Node, NodeUnavailable
 from servers import postgres_programs, redis_program
 
+pytestmark = pytest.mark.any_version
+
 ROOT = Path(__file__).parents[2]
 
 FIGURES = [

@@ -13,6 +13,8 @@ from asyncq import AsyncQ
 from asyncq.testing.harness import running
 from support import working
 
+pytestmark = pytest.mark.any_version
+
 IN_MEMORY = 1_000
 ON_RABBITMQ = 200
 

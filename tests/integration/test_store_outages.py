@@ -13,6 +13,8 @@ from asyncq import AsyncQ, ResultTimeout, StoreUnavailable, TaskNotFound, TaskSt
 from asyncq.errors import StoreRefused
 from support import eventually, working
 
+pytestmark = pytest.mark.any_version
+
 
 @pytest.fixture
 def redis(redis_server):
