@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from asyncq.testing.node import Node, NodeUnavailable, Setup
@@ -88,6 +89,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for server in ("postgres_server", "redis_server"):
             if server in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(server))
+
+
+@pytest.fixture(autouse=True)
+def _structlog_as_it_was() -> Iterator[None]:
+    """`structlog.testing.capture_logs` leaves structlog set up, and then no line comes to `caplog`."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
