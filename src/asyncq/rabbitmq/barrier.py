@@ -10,16 +10,18 @@
                                                                   publish one's own again, count again
 
 The count after one's own confirm includes all that was confirmed before, so the last one to arrive sees all of them.
-Several may; the queue has a consumer as soon as one of them gathers, and then the others leave it to that one. Of two
-that begin in the same moment one is the active consumer; the other leaves, and counts once more, should both have left.
+Several may; the queue has a consumer as soon as one of them gathers, and then the others wait until it has none. Of two
+that begin in the same moment one is the active consumer; the other leaves, and waits as well.
 
-Whoever holds messages hides them from the counts of others; so who gives them back puts its own in anew, which the
-broker does after the giving back, and counts again.
+Whoever holds messages hides them from the counts of others. It lets go of them by closing its channel, never by
+cancelling its consumer: the broker then takes the consumer away and puts the messages back in one step. So a queue
+without a consumer shows all that is there.
 
 What each failure does:
 
     who gathers dies                its messages go back, and so does the task that it has brought: whoever gets that
-                                    brings it again
+                                    brings it again. The task may come first, by a connection that the broker knows to
+                                    be dead while it still believes in the one that gathers: that is why one waits
     the same member twice           the second one is settled when it is met
     the queue's leader moves        its count may read 0 for some seconds: asked again
     the queue is gone               what follows was done; or it has expired: the caller can tell, by its own message
@@ -65,6 +67,9 @@ _IDLE_S = 0.2
 _LONGEST_PATIENCE_S = 5.0
 _COUNT_PAUSE_S = 0.1
 _COUNTS = 100  # 10 s: a queue elects its leader in less
+_SHORTEST_WAIT_S = 0.02
+_LONGEST_WAIT_S = 1.0
+_WAITS = 120  # two minutes; the broker gives up a silent connection after two heartbeats
 
 
 class _Gone(Exception):
@@ -121,7 +126,6 @@ class RabbitBarriers:
         patience_s = _IDLE_S
         while True:
             ready = await self._count(queue)
-            # Whoever gathers sees what we have put, or counts again when it gives back.
             if ready < size + 1 or queue in self._gathering:
                 return None
             gathered = RabbitGathered(queue, size, self._max_bytes, lambda: self._gathering.discard(queue))
@@ -159,14 +163,25 @@ class RabbitBarriers:
             ) from None
 
     async def _count(self, queue: str) -> int:
-        """Return how many messages are ready, for us to gather: 0 where somebody else does, or has done it."""
-        for _ in range(_COUNTS):
+        """Return how many messages are there for us to gather: 0 where that is done, or this client gathers them.
+
+        Of this client's gathering one thing is sure: where it fails, its own task comes again, and counts again.
+        """
+        empty = waits = 0
+        while empty < _COUNTS and waits < _WAITS:
             counted = await self._counting.count(queue)
-            if counted is None or counted.consumers:
+            if counted is None or queue in self._gathering:
                 return 0
-            if counted.ready:
+            if counted.consumers:
+                await asyncio.sleep(min(_LONGEST_WAIT_S, _SHORTEST_WAIT_S * 2**waits))
+                waits += 1
+            elif counted.ready:
                 return counted.ready
-            await asyncio.sleep(_COUNT_PAUSE_S)  # though we have put one: its leader is moving
+            else:  # though we have put one: its leader is moving
+                await asyncio.sleep(_COUNT_PAUSE_S)
+                empty += 1
+        if waits == _WAITS:
+            raise BrokerUnavailable(f"The members in queue {queue!r} are held by a connection that does not go on.")
         raise BrokerUnavailable(f"Queue {queue!r} does not tell how many messages it holds: it has no leader, perhaps.")
 
     async def close(self) -> None:
@@ -251,7 +266,6 @@ class RabbitGathered:
                 empty = 0
                 continue
             if self._brought == 0:  # two began at once, and the other one is the active consumer
-                await self._channel.basic_cancel(self._tag)
                 return False
             answer = await self._channel.queue_declare(self._queue, passive=True)
             empty = 0 if answer.message_count else empty + 1
@@ -322,7 +336,8 @@ class RabbitGathered:
     async def done(self) -> None:
         """See `asyncq.barrier.Gathered.done`. Where it cannot be deleted, it expires."""
         try:
-            await self._channel.basic_cancel(self._tag, nowait=True)  # else the broker does it, and it is logged
+            # Else the broker cancels it, and that is logged. What follows is on its way: nobody needs the messages.
+            await self._channel.basic_cancel(self._tag, nowait=True)
             await self._channel.queue_delete(self._queue)
         except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, asyncio.CancelledError) as error:
             reraise_if_cancelled()
@@ -337,15 +352,11 @@ class RabbitGathered:
         """
         try:
             with contextlib.suppress(amqp.ChannelNotFoundEntity), _our_errors(f"giving back to queue {self._queue!r}"):
-                await self._channel.basic_cancel(self._tag)
-                await asyncio.sleep(0)  # what came before the answer has its callbacks under way
                 if own in self._tags:
                     self._surplus.append(self._tags.pop(own))
                 for tag in self._surplus:
                     await self._channel.basic_ack(tag, wait=False)
-                for tag in self._tags.values():
-                    await self._channel.basic_nack(tag, requeue=True, wait=False)
-                # The broker works on the commands of a channel in their order.
+                # The broker works on the commands of a channel in their order: after the answer all are settled.
                 await self._channel.queue_declare(self._queue, passive=True)
         finally:
             await self.give_back()  # else the next one who comes by this client would leave all to this one
