@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asyncq.app import AsyncQ
+from asyncq.cancellations import JOURNAL
 from asyncq.cli.options import BrokerUrlOption, LogLevelOption, app_for
 from asyncq.cli.text import printable
 from asyncq.cli.topology import ManagementUrlOption, in_memory, task_queues
@@ -21,6 +22,7 @@ from asyncq.errors import BrokerError
 from asyncq.observability.logs import LogLevel, configure_logging
 
 if TYPE_CHECKING:  # most commands need not load the AMQP client
+    from asyncq.rabbitmq.declarations import QueueDeclaration
     from asyncq.rabbitmq.findings import Finding, Patient
     from asyncq.rabbitmq.topology import Names
 
@@ -67,16 +69,19 @@ async def _examine(app: AsyncQ, management_url: str | None, *, whole_broker: boo
     from asyncq.rabbitmq.topology import Names  # noqa: PLC0415
 
     names = Names(app.settings.namespace)
+    journal = _journal(app, names)
+    journals = () if journal is None else (journal,)
     try:
-        patient = Patient(names, None, (), {}) if whole_broker else _patient(app, names)
+        patient = Patient(names, None, (), {}) if whole_broker else _patient(app, names, journal)
         async with inspecting(app.settings, app.name) as inspector:
             ladder = () if patient.declares else ladder_plan(names)
             plan = (*plan_of(names, patient.queues), *ladder)
-            standing = await inspector.look(plan, management_url, everything=True)
+            standing = await inspector.look((*plan, *journals), management_url, everything=True)
             if whole_broker:
-                patient = Patient(names, None, found_queues(names, standing), {})
+                patient = Patient(names, None, found_queues(names, standing), {}, journal=journal)
                 # Once more for exact counts: the management API's are some seconds old.
-                standing = await inspector.look(plan_of(names, patient.queues), management_url, everything=True)
+                plan = (*plan_of(names, patient.queues), *journals)
+                standing = await inspector.look(plan, management_url, everything=True)
     except BrokerError as error:
         return [Finding("error", "connection", str(error), "Nothing else can be looked at before that.")]
     findings = diagnose(patient, standing)
@@ -87,7 +92,14 @@ async def _examine(app: AsyncQ, management_url: str | None, *, whole_broker: boo
     return findings
 
 
-def _patient(app: AsyncQ, names: Names) -> Patient:
+def _journal(app: AsyncQ, names: Names) -> QueueDeclaration | None:
+    from asyncq.rabbitmq.topology import journal_declaration  # noqa: PLC0415
+
+    keep_s = app.settings.cancellations_kept_s
+    return journal_declaration(names.journal(JOURNAL), keep_s) if keep_s > 0 else None
+
+
+def _patient(app: AsyncQ, names: Names, journal: QueueDeclaration | None) -> Patient:
     from asyncq.rabbitmq.findings import Patient  # noqa: PLC0415
 
     longest: dict[str, tuple[str, float]] = {}
@@ -95,7 +107,7 @@ def _patient(app: AsyncQ, names: Names) -> Patient:
         limit_s = task.run.time_limit_s or app.settings.time_limit_s
         if limit_s > longest.get(task.queue, ("", 0.0))[1]:
             longest[task.queue] = (name, limit_s)
-    return Patient(names, app.name, task_queues(app), longest, app.settings.declare)
+    return Patient(names, app.name, task_queues(app), longest, app.settings.declare, journal)
 
 
 def _print(findings: Sequence[Finding]) -> None:

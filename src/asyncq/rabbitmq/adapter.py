@@ -1,7 +1,7 @@
 """`RabbitMQ`: the seam of `asyncq.broker`, put together from the modules beside this one.
 
-Three connections: publishing, consuming (opened with the first subscription or mailbox), and administration
-(only while something is declared or looked at).
+Four connections: publishing, consuming (opened with the first subscription or mailbox), journals (opened with the
+first that is followed or appended to), and administration (only while something is declared or looked at).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from asyncq.rabbitmq.consumer import RabbitSubscription
 from asyncq.rabbitmq.control import Answering, Asking, RabbitListener
 from asyncq.rabbitmq.dead_letters import RabbitDeadLetters
 from asyncq.rabbitmq.delay import Ladder, unbound_path
-from asyncq.rabbitmq.journal import JournalWires, RabbitJournal
+from asyncq.rabbitmq.journal import RabbitJournal
+from asyncq.rabbitmq.journals import Journals
 from asyncq.rabbitmq.leadership import RabbitCampaign
 from asyncq.rabbitmq.link import Link
 from asyncq.rabbitmq.properties import properties_from
@@ -75,11 +76,16 @@ class RabbitMQ:
         """See `asyncq.broker.Broker.open`."""
         self._identity = identity
         self._administration = Administration(connection_name(identity, "admin"), self._options)
-        self._journals: dict[tuple[str, float], RabbitJournal] = {}
         self._publishing = Link(connection_name(identity, "publish"), self._options, self._reopened)
-        self._consuming = Link(connection_name(identity, "consume"), self._options)
+        self._consuming = Link(connection_name(identity, "consume"), self._options, self._consuming_reopened)
         self._consuming_opened = False
         self._consuming_lock = asyncio.Lock()
+        self._journals = Journals(
+            self._names,
+            Link(connection_name(identity, "journal"), self._options),
+            self._administration.channel,
+            self._settings,
+        )
         self._publisher = Publisher(self._publishing, self._settings.max_message_bytes, self._declare_missing)
         self._ladder = Ladder(self._names, self._administration.channel, may_declare=self._settings.declare)
         self._barriers = RabbitBarriers(
@@ -105,11 +111,16 @@ class RabbitMQ:
         await undisturbed(self._close())
 
     async def _close(self) -> None:
-        await asyncio.gather(self._publishing.close(), self._consuming.close(), self._administration.close())
+        await asyncio.gather(
+            self._publishing.close(), self._consuming.close(), self._journals.close(), self._administration.close()
+        )
         await self._barriers.close()  # last: a question that is under way has its end by now
 
     def status(self) -> BrokerStatus:
-        """See `asyncq.broker.Broker.status`. The worse one of the connections counts."""
+        """See `asyncq.broker.Broker.status`. The worse one of publishing and consuming counts.
+
+        Without the journals' connection work goes on, so it is none of the worker's health.
+        """
         if not self._is_open:
             return BrokerStatus("closed")
         publishing = self._publishing.status()
@@ -246,16 +257,7 @@ class RabbitMQ:
 
     def journal(self, name: str, *, keep_s: float) -> RabbitJournal:
         """See `asyncq.broker.Broker.journal`."""
-        if (name, keep_s) not in self._journals:
-            wires = JournalWires(
-                self._publisher,
-                self._open_consuming,
-                self._administration.channel,
-                may_declare=self._settings.declare,
-                timeout_s=self._settings.publish_timeout_s,
-            )
-            self._journals[name, keep_s] = RabbitJournal(self._names.journal(name), keep_s, wires)
-        return self._journals[name, keep_s]
+        return self._journals.get(name, keep_s)
 
     def barriers(self) -> RabbitBarriers:
         """See `asyncq.broker.Broker.barriers`."""
@@ -267,6 +269,11 @@ class RabbitMQ:
                 await self._consuming.open()
                 self._consuming_opened = True
         return self._consuming
+
+    async def _consuming_reopened(self, _: Connection) -> None:
+        """Deliver nothing before what was cancelled in the outage is known."""
+        if self._consuming_opened:
+            self._journals.doubt()
 
     # --- asking workers
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from asyncq.broker import QueueSpec
 from asyncq.rabbitmq.declarations import BindingDeclaration, Declaration, ExchangeDeclaration, Plan, QueueDeclaration
-from asyncq.rabbitmq.examination import MISSING, compare, missing_grants
+from asyncq.rabbitmq.examination import MISSING, Difference, compare, missing_grants
 from asyncq.rabbitmq.findings import CURRENT, OLDEST, Finding, Patient, release_of
 from asyncq.rabbitmq.ladder_plan import ladder_plan
 from asyncq.rabbitmq.queue_findings import delivery_limits, messages_left, policies, time_limits
@@ -170,6 +170,7 @@ def _objects(patient: Patient, standing: Standing) -> Iterator[Finding]:
                 "delays, and retries of failed tasks, that need one are refused",
                 "`asyncq topology apply MODULE:APP --delays` declares it; `diff --delays` shows what is wrong.",
             )
+    differences += _journal(patient, standing)
     missing = [str(one).removesuffix(" is missing") for one in differences if one.state == "missing"]
     if patient.app is None and not any(map(patient.names.own, (*standing.queues, *standing.exchanges))):
         yield Finding("note", "topology", f"nothing of asyncq stands here (namespace {patient.names.namespace!r})")
@@ -185,6 +186,15 @@ def _objects(patient: Patient, standing: Standing) -> Iterator[Finding]:
         yield Finding("ok", "topology", f"all {len(plan)} queues, exchanges and bindings stand as asyncq needs them")
     else:
         yield Finding("ok", "topology", "all queues and exchanges exist; their arguments and bindings were not checked")
+
+
+def _journal(patient: Patient, standing: Standing) -> list[Difference]:
+    """Return what is wrong with the stream of cancellations, if it stands: the first worker declares it."""
+    if patient.journal is None or patient.journal.name not in standing.queues:
+        return []
+    found = compare([patient.journal], standing)
+    # How long its entries are kept, an app says.
+    return [one for one in found if one.state == "unusable" or patient.app is not None]
 
 
 def _standing_ladder(names: Names, standing: Standing) -> Iterator[Declaration]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from asyncq.rabbitmq.declarations import BindingDeclaration, Declaration, ExchangeDeclaration, Plan, QueueDeclaration
+from asyncq.rabbitmq.findings import CURRENT, release_of
+from asyncq.rabbitmq.lost_streams import looks_lost, mending_command
 from asyncq.rabbitmq.refusals import remedy
 from asyncq.rabbitmq.standing import Permissions, SeenExchange, SeenQueue, Standing
 from asyncq.rabbitmq.topology import UNLIMITED_DELIVERIES
@@ -90,7 +92,7 @@ def compare(plan: Iterable[Declaration], standing: Standing) -> list[Difference]
     for part in plan:
         match part:
             case QueueDeclaration(name):
-                found += _queue(part, standing.queues.get(name), standing.vhost)
+                found += _queue(part, standing.queues.get(name), standing)
             case ExchangeDeclaration(name):
                 found += _exchange(part, standing.exchanges.get(name), standing.vhost)
             case BindingDeclaration():
@@ -99,12 +101,14 @@ def compare(plan: Iterable[Declaration], standing: Standing) -> list[Difference]
     return found
 
 
-def _queue(wanted: QueueDeclaration, seen: SeenQueue | None, vhost: str) -> Iterator[Difference]:
+def _queue(wanted: QueueDeclaration, seen: SeenQueue | None, standing: Standing) -> Iterator[Difference]:
     if seen is None:
         yield Difference("queue", wanted.name, "missing")
         return
     if seen.trouble is not None:
-        yield Difference("queue", wanted.name, "unusable", found=seen.trouble, remedy=_USE)
+        is_lost = wanted.arguments.get("x-queue-type") == "stream" and looks_lost(seen.trouble)
+        how = _mending(wanted.name, standing) if is_lost else _USE
+        yield Difference("queue", wanted.name, "unusable", found=seen.trouble, remedy=how)
     if seen.arguments is None:
         return
     theirs = {**seen.arguments, **({"x-queue-type": seen.type} if seen.type else {})}
@@ -113,9 +117,17 @@ def _queue(wanted: QueueDeclaration, seen: SeenQueue | None, vhost: str) -> Iter
     pairs = [("durable", True, seen.durable), *(pair for pair in pairs if pair[0] in _COMPARED)]
     for argument, value, found in pairs:
         if found != value:
-            yield Difference(
-                "queue", wanted.name, "different", argument, value, found, _queue_remedy(wanted, argument, found, vhost)
-            )
+            how = _queue_remedy(wanted, argument, found, standing.vhost)
+            yield Difference("queue", wanted.name, "different", argument, value, found, how)
+
+
+def _mending(stream: str, standing: Standing) -> str:
+    command = mending_command(stream, standing.vhost, release_of(standing.version) or CURRENT)
+    return (
+        "If that goes on although all nodes run, the broker has lost the stream: workers do not hear of cancellations "
+        f"and pauses, and those that start wait for it. `{command}` on one of its nodes deletes it, with what was "
+        "cancelled and paused; workers declare it again."
+    )
 
 
 def _queue_remedy(wanted: QueueDeclaration, argument: str, found: Any, vhost: str) -> str:

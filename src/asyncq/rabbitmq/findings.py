@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from asyncq.broker import QueueSpec
+from asyncq.rabbitmq.declarations import QueueDeclaration
 from asyncq.rabbitmq.topology import Names
 
 __all__ = ["CURRENT", "OLDEST", "Finding", "Patient", "Severity", "messages", "release_of"]
@@ -46,6 +47,7 @@ class Patient:
         queues: The task queues.
         limits: For each queue the task with the longest time limit, and that limit in seconds.
         declares: Whether the app declares what it needs; otherwise the whole delay ladder must stand.
+        journal: The stream of cancellations and pauses; None where cancelling is switched off.
     """
 
     names: Names
@@ -53,6 +55,7 @@ class Patient:
     queues: tuple[QueueSpec, ...]
     limits: Mapping[str, tuple[str, float]]
     declares: bool = True
+    journal: QueueDeclaration | None = None
 
 
 def release_of(version: str) -> tuple[int, int] | None:

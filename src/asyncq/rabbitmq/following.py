@@ -2,6 +2,7 @@
 
     begin: declare ─▶ consume from the next offset ─▶ append a mark of our own
       │ our mark is read ────────────▶ CaughtUp: whatever was confirmed before the mark stands before it in the log
+      │ in doubt ────────────────────▶ Interrupted; append another mark
       │ silence, and no mark ────────▶ begin at the first offset
       │ channel or connection lost ──▶ Interrupted; begin
       ▼ the stream was deleted ──────▶ Interrupted; begin at the first offset, of a new one
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import aiormq.exceptions as amqp
@@ -43,6 +44,7 @@ from asyncq.message import new_id
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import broker_text, operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.link import Link
+from asyncq.rabbitmq.lost_streams import LossWatch
 from asyncq.rabbitmq.properties import message_from
 from asyncq.rabbitmq.undisturbed import undisturbed
 
@@ -59,6 +61,7 @@ _ACK_EACH = 250
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
+_LONGEST_PAUSE_WHEN_LOST_S = 30.0
 _NO_REPLICA = "replica on the local node"
 _SILENCE_S = 10.0
 _CLOSE_TIMEOUT_S = 3.0
@@ -76,6 +79,11 @@ class Source(Protocol):
     @property
     def may_declare(self) -> bool:
         """Whether this app declares anything."""
+        ...
+
+    @property
+    def loss(self) -> LossWatch:
+        """Hears of each failure to read it."""
         ...
 
     async def declare(self) -> None:
@@ -96,12 +104,12 @@ class RabbitFollowing:
 
     Args:
         journal: What is read.
-        consuming: Opens the connection for consuming, where it is not open yet, and returns it.
+        connect: Begins to open the journals' connection, where nobody has yet, and returns it.
     """
 
-    def __init__(self, journal: Source, consuming: Callable[[], Awaitable[Link]]) -> None:
+    def __init__(self, journal: Source, connect: Callable[[], Link]) -> None:
         self._journal = journal
-        self._consuming = consuming
+        self._connect = connect
         self._arrived: asyncio.Queue[Heard | AsyncQError | None] = asyncio.Queue()
         self._supervisor: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
@@ -109,7 +117,8 @@ class RabbitFollowing:
         self._received = 0
         self._next_offset: int | None = None
         self._mark = ""
-        self._marked: asyncio.Future[None]
+        self._marked: asyncio.Future[None] | None = None
+        self._doubted: asyncio.Future[None] | None = None
         self._caught_up = 0
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -125,6 +134,13 @@ class RabbitFollowing:
             await asyncio.gather(supervisor, return_exceptions=True)
         await self._leave()
         self._arrived.put_nowait(None)
+
+    def doubt(self) -> None:
+        """Count as interrupted until a mark is read that was not appended before now."""
+        if self._caught_up:
+            self._arrived.put_nowait(Interrupted())
+        if self._doubted is not None and not self._doubted.done():
+            self._doubted.set_result(None)
 
     def __aiter__(self) -> AsyncIterator[Heard]:
         return self
@@ -143,7 +159,7 @@ class RabbitFollowing:
     async def _supervise(self) -> None:
         pause_s = _FIRST_PAUSE_S
         while True:
-            readings = self._caught_up
+            readings, lost = self._caught_up, False
             try:
                 await self._read()
             except _FATAL as error:
@@ -156,14 +172,15 @@ class RabbitFollowing:
                     return
                 log.warning("a journal is gone, and what was in it", journal=self._journal.name, cause=str(error))
             except BrokerError as error:
-                log.warning("a journal cannot be read, trying again", journal=self._journal.name, cause=str(error))
+                lost = self._journal.loss.failed(str(error))
             except Exception:
                 log.exception("a journal cannot be read, trying again", journal=self._journal.name)
             await self._leave()
             if self._caught_up > readings:
                 pause_s = _FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)  # a stream that stays away must not fill the log
+            # A stream that stays away must not fill the log, nor the broker's.
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_WHEN_LOST_S if lost else _LONGEST_PAUSE_S)
 
     async def _read(self) -> None:
         """Read until the channel is lost.
@@ -171,34 +188,48 @@ class RabbitFollowing:
         Raises:
             BrokerError: It could not be read, or not to its end.
         """
-        connection = await (await self._consuming()).ready()
+        connection = await self._connect().ready()
         refused: AccessRefused | None = None
         try:
             await self._journal.declare()
         except AccessRefused as error:  # then it must stand
             refused = error
         self._reading += 1
-        self._mark, self._marked = new_id(), asyncio.get_running_loop().create_future()
         try:
             channel = await undisturbed(self._consume_on(connection, self._reading))
         except QueueGone:
             raise refused or self._journal.missing() from None
-        await self._journal.mark(self._mark)
-        if await self._is_read_to_the_mark(channel):
-            self._caught_up += 1
-            self._arrived.put_nowait(CaughtUp())
-            await asyncio.wait({channel.closing})
-        elif not channel.closing.done():
-            self._next_offset = None  # it may be one of a stream that is gone: from the first, then
+        await self._stay_current(channel)
         if self._caught_up:
             self._arrived.put_nowait(Interrupted())
 
-    async def _is_read_to_the_mark(self, channel: Channel) -> bool:
-        while not self._marked.done():
+    async def _stay_current(self, channel: Channel) -> None:
+        """Read up to a mark, and to another one after each doubt, until the channel is lost or silent."""
+        while True:
+            loop = asyncio.get_running_loop()
+            # Before the mark is appended: whoever doubts from now on wants another one.
+            self._doubted = doubted = loop.create_future()
+            self._mark, self._marked = new_id(), loop.create_future()
+            await self._journal.mark(self._mark)
+            if not await self._is_read_to_the_mark(channel, self._marked):
+                if not channel.closing.done():
+                    self._next_offset = None  # it may be one of a stream that is gone: from the first, then
+                return
+            self._journal.loss.recovered()
+            if doubted.done():
+                continue
+            self._caught_up += 1
+            self._arrived.put_nowait(CaughtUp())
+            await asyncio.wait({channel.closing, doubted}, return_when="FIRST_COMPLETED")
+            if channel.closing.done():
+                return
+
+    async def _is_read_to_the_mark(self, channel: Channel, marked: asyncio.Future[None]) -> bool:
+        while not marked.done():
             received = self._received
-            await asyncio.wait({channel.closing, self._marked}, timeout=_SILENCE_S, return_when="FIRST_COMPLETED")
+            await asyncio.wait({channel.closing, marked}, timeout=_SILENCE_S, return_when="FIRST_COMPLETED")
             if channel.is_closed or channel.closing.done() or received == self._received:
-                return self._marked.done()
+                return marked.done()
         return True
 
     async def _consume_on(self, connection: Connection, reading: int) -> Channel:
@@ -249,7 +280,7 @@ class RabbitFollowing:
                 self._next_offset = offset + 1
             if message.type != MARK:
                 self._arrived.put_nowait(Entry(message.body))
-            elif message.message_id == self._mark and not self._marked.done():
+            elif message.message_id == self._mark and self._marked is not None and not self._marked.done():
                 self._marked.set_result(None)
         if frame.delivery_tag is not None and frame.delivery_tag % _ACK_EACH == 0:  # they count from 1 in a channel
             with contextlib.suppress(amqp.ChannelInvalidStateError):

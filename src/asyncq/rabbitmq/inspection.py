@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiormq.exceptions as amqp
 from aiormq.connection import Connection
+from yarl import URL
 
 from asyncq.broker import Identity
 from asyncq.errors import BrokerError, BrokerRefused
@@ -25,6 +27,7 @@ from asyncq.rabbitmq.failures import broker_text, operation_error, reraise_if_ca
 from asyncq.rabbitmq.management import ManagementApi, management_url
 from asyncq.rabbitmq.management_reading import completed
 from asyncq.rabbitmq.standing import SeenExchange, SeenQueue, Standing
+from asyncq.rabbitmq.stream_probe import stream_trouble
 from asyncq.rabbitmq.topology import OpenChannel
 from asyncq.settings import Settings
 
@@ -54,7 +57,7 @@ async def inspecting(settings: Settings, app: str) -> AsyncIterator[Inspector]:
             failure = failure or error
             continue
         try:
-            yield Inspector(connection, url, options.timeout_s)
+            yield Inspector(connection, url, name, options)
         finally:
             await close_connection(connection)
         return
@@ -86,13 +89,16 @@ class Inspector:
     Args:
         connection: Open, and used by nobody else.
         url: Where it leads to.
-        timeout_s: For each answer, in seconds.
+        name: Of further connections, for the management UI.
+        options: How to connect, and how long to wait for each answer.
     """
 
-    def __init__(self, connection: Connection, url: Any, timeout_s: float) -> None:
+    def __init__(self, connection: Connection, url: URL, name: str, options: ConnectOptions) -> None:
         self._connection = connection
         self._url = url
-        self._timeout_s = timeout_s
+        self._name = name
+        self._options = options
+        self._timeout_s = options.timeout_s
 
     async def look(self, plan: Plan, management: str | None, *, everything: bool = False) -> Standing:
         """Return what stands of a plan, and what the management API tells besides.
@@ -139,8 +145,11 @@ class Inspector:
         exchanges = {}
         for part in plan:
             match part:
-                case QueueDeclaration(name):
+                case QueueDeclaration(name, arguments):
                     queue = await self._queue(name)
+                    if queue is not None and queue.trouble is None and arguments.get("x-queue-type") == "stream":
+                        trouble = await stream_trouble(name, self._url, self._name, self._options)
+                        queue = replace(queue, trouble=trouble)
                     if queue is not None:
                         queues[name] = queue
                 case ExchangeDeclaration(name):

@@ -11,13 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from asyncq.errors import AccessRefused, BrokerUnavailable, NotSent, QueueGone, TopologyMismatch, Unroutable
+from asyncq.errors import (
+    AccessRefused,
+    BrokerUnavailable,
+    NotSent,
+    PublishUncertain,
+    QueueGone,
+    Refused,
+    TopologyMismatch,
+    Unroutable,
+)
 from asyncq.message import Message, new_id
 from asyncq.rabbitmq.following import MARK, RabbitFollowing
 from asyncq.rabbitmq.link import Link
+from asyncq.rabbitmq.lost_streams import WHERE_TO_LOOK, LossWatch, looks_lost
 from asyncq.rabbitmq.properties import properties_from
 from asyncq.rabbitmq.publisher import Publisher, Target
 from asyncq.rabbitmq.topology import OpenChannel, apply, journal_declaration
@@ -32,15 +42,15 @@ class JournalWires:
     """What a journal needs of its broker.
 
     Attributes:
-        publisher: Appends.
-        consuming: Opens the connection for consuming, where it is not open yet, and returns it.
+        publisher: Appends, on the journals' connection.
+        connect: Begins to open the journals' connection, where nobody has yet, and returns it.
         open_channel: Gives channels for declaring.
         may_declare: Whether this app declares anything.
         timeout_s: How long appending a mark waits for its confirm.
     """
 
     publisher: Publisher
-    consuming: Callable[[], Awaitable[Link]]
+    connect: Callable[[], Link]
     open_channel: OpenChannel
     may_declare: bool
     timeout_s: float
@@ -57,12 +67,14 @@ class RabbitJournal:
 
     def __init__(self, name: str, keep_s: float, wires: JournalWires) -> None:
         self.name = name
+        self.loss = LossWatch(name)
         self._declaration = journal_declaration(name, keep_s)
         self._wires = wires
         self.may_declare = wires.may_declare
         self._target = Target("", name, f"journal {name!r}")
         self._declaring = asyncio.Lock()
         self._declared = 0
+        self._followings: set[RabbitFollowing] = set()
 
     async def append(self, body: bytes, *, timeout_s: float) -> None:
         """See `asyncq.journal.Journal.append`."""
@@ -70,6 +82,10 @@ class RabbitJournal:
             await self._append(_ENTRY, new_id(), body, timeout_s)
         except BrokerUnavailable as error:  # while it was declared
             raise NotSent(f"Nothing was appended to {self._target.words}: {error}") from error
+        except (PublishUncertain, Refused) as error:
+            if looks_lost(str(error)):
+                raise type(error)(f"{error} {WHERE_TO_LOOK}") from error
+            raise
 
     async def mark(self, mark: str) -> None:
         """Append a mark, by which its writer knows how far it has read."""
@@ -78,6 +94,7 @@ class RabbitJournal:
     async def _append(self, kind: str, message_id: str, body: bytes, timeout_s: float) -> None:
         message = Message(type=kind, body=body, task_id=message_id, message_id=message_id)
         publish = self._wires.publisher.publish
+        self._wires.connect()
         # Before, not after the first return: RabbitMQ 3.10 ends the connection of who publishes to a stream in the
         # moment of its declaration ("Stream not found"), and with it all publishes that are under way.
         with contextlib.suppress(AccessRefused):  # then it must stand
@@ -130,12 +147,19 @@ class RabbitJournal:
     @contextlib.asynccontextmanager
     async def follow(self) -> AsyncIterator[RabbitFollowing]:
         """See `asyncq.journal.Journal.follow`."""
-        following = RabbitFollowing(self, self._wires.consuming)
+        following = RabbitFollowing(self, self._wires.connect)
         following.open()
+        self._followings.add(following)
         try:
             yield following
         finally:
+            self._followings.discard(following)
             await following.close()
+
+    def doubt(self) -> None:
+        """Let all who follow it read up to the present end before they count as current again."""
+        for following in self._followings:
+            following.doubt()
 
 
 def _no_streams(error: BrokerUnavailable) -> TopologyMismatch | None:

@@ -6,9 +6,10 @@
         ▼  vhost, permission)
       fatal                     closed: we closed it
 
-Publishing, consuming and administration each have a connection of their own: an error on one channel with
+Publishing, consuming, journals and administration each have a connection of their own: an error on one channel with
 publishes in flight makes the broker close the whole connection (AMQP 0-9-1: frames for a channel that is
-already closed are a connection error), and a blocked publisher must not stop acks.
+already closed are a connection error), a blocked publisher must not stop acks, and a lost stream must not end anything
+else (see `journals`).
 
 Invariant: `Link.ready()` returns an open connection or raises; it never returns a dead one twice, because the
 supervisor learns of every loss from the connection's own `closing` future.
@@ -58,16 +59,20 @@ class Link:
         self._connection: asyncio.Future[Connection] | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
+    def start(self) -> None:
+        """Begin to connect, and keep the connection up from then on. `ready` waits for it."""
+        self._status = BrokerStatus("connecting")
+        self._connection = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"asyncq supervisor of {self._name}")
+
     async def open(self) -> None:
-        """Connect for the first time; from then on the supervisor keeps it up.
+        """Start, and wait for the first connection.
 
         Raises:
             BrokerUnavailable: Nobody answered within the connect timeout.
             BrokerRefused: Wrong credentials, no such virtual host, no permission.
         """
-        self._status = BrokerStatus("connecting")
-        self._connection = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"asyncq supervisor of {self._name}")
+        self.start()
         try:
             async with asyncio.timeout(self._options.timeout_s):
                 await self.ready()
