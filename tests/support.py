@@ -219,6 +219,25 @@ class VhostManagement:
 
         await eventually(closed, 20)
 
+    async def cut_only(self, purpose: str) -> None:
+        """Make the broker close the connections for one purpose, once it shows one; see `cut`.
+
+        Args:
+            purpose: `publish`, `consume` or `journal`.
+        """
+
+        async def closed() -> bool:
+            names = [
+                connection["name"]
+                for connection in await self.connections()
+                if f"-{purpose} " in connection.get("client_properties", {}).get("connection_name", "")
+            ]
+            for name in names:
+                await asyncio.to_thread(self._close_connection, name)
+            return bool(names)
+
+        await eventually(closed, 20)
+
     def _close_connection(self, name: str) -> None:
         try:
             self._node.api("DELETE", f"/connections/{quote(name, safe='')}")

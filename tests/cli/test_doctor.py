@@ -1,12 +1,15 @@
 """`asyncq doctor`: what is wrong on a real broker, what to do, and an exit status for monitoring."""
 
+import asyncio
 import json
+import shlex
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import aio_pika
 import pytest
 
 from asyncq import AsyncQ
+from lost_streams import lose_stream
 from support import eventually
 
 
@@ -191,6 +194,26 @@ async def test_an_app_that_declares_nothing_is_told_to_have_the_ladder_declared(
     await in_process.arun("topology", "apply", "shop:app", "--delays", environment=declares_nothing)
     status, findings = await doctor("shop:app", environment=declares_nothing)
     assert (status, "delays" in findings) == (0, False)
+
+
+async def test_a_lost_stream_of_cancellations_is_an_error_with_the_command_that_mends_it(
+    in_process, node, broker_url, doctor
+):
+    """Declaring it tells nothing: it has to be read. Nothing of that is left on the broker."""
+    await in_process.arun("topology", "apply", "shop:app")
+    await asyncio.to_thread(lose_stream, node, "asyncq.cancellations", urlsplit(broker_url).path[1:])
+    commands = set()
+    for arguments in (("shop:app",), ()):
+        status, findings = await doctor(*arguments)
+        (found,) = findings["topology"]
+        assert (status, found["severity"]) == (2, "error")
+        assert "queue 'asyncq.cancellations' cannot be used: INTERNAL_ERROR" in found["seen"]
+        commands.add(found["todo"].split("`")[1])
+    program, *arguments = shlex.split(commands.pop())
+    assert (program, commands) == ("rabbitmqctl", set())
+    await asyncio.to_thread(node.rabbitmqctl, *arguments)
+    await in_process.arun("topology", "apply", "shop:app")
+    assert (await doctor("shop:app"))[0] == 0
 
 
 async def test_a_policy_with_a_time_to_live_and_a_consumer_timeout_are_seen(in_process, node, broker_url, doctor):

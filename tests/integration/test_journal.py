@@ -11,7 +11,7 @@ import pytest
 
 import asyncq.rabbitmq.following as following_module
 from asyncq import AsyncQ
-from asyncq.broker import Identity
+from asyncq.broker import Identity, QueueSpec
 from asyncq.errors import AccessRefused, QueueGone, TopologyMismatch
 from asyncq.journal import CaughtUp, Entry, Interrupted
 from asyncq.rabbitmq.adapter import RabbitMQ
@@ -205,6 +205,19 @@ async def test_a_broker_without_streams_is_said_by_who_cancels_and_by_the_worker
     with app.using(RabbitMQ, cancellations_kept_s=0):
         async with working(app):
             assert await work.call() == 1
+
+
+async def test_followers_read_to_the_end_again_when_only_the_consumers_connection_was_lost(broker_url, management):
+    """What comes again by the new one must not be run before it is known what was cancelled meanwhile."""
+    async with opened(broker_url) as broker:
+        await broker.ensure([QueueSpec("shop")])
+        async with broker.consume("shop", slots=1), broker.journal("notes", keep_s=3600).follow() as following:
+            await until(following, None)
+            await management.cut_only("consume")
+            async with asyncio.timeout(30):
+                assert await anext(aiter(following)) == Interrupted()
+            await append(broker, b"new")
+            assert await until(following, b"new") == [b"new"]
 
 
 async def test_all_who_come_while_the_stream_is_being_made_read_it(broker_url):

@@ -1,13 +1,14 @@
 """A stream that the broker has lost: it exists, and can be neither read nor written, for good.
 
-Seen where a node was killed within seconds of the stream's first declaration, or has lost its disk. What the broker
-then says, at each try (3.10 and 4.3):
+Seen where a node was killed within seconds of the stream's first declaration. What the broker then says, at each try:
 
-    3.10   declare, consume   404 on the channel: home node ... is down or inaccessible
-           publish            returned as unroutable
-    4.3    declare            succeeds, a passive declaration too
-           consume            541 INTERNAL_ERROR, which ends the connection
-           publish            506 RESOURCE_ERROR - Stream not found, which ends the connection
+    3.10, 4.0   declare, consume   404 on the channel: home node ... is down or inaccessible
+                publish            returned as unroutable
+    4.3         declare            succeeds, a passive declaration too
+                consume            541 INTERNAL_ERROR, which ends the connection
+                publish            506 RESOURCE_ERROR - Stream not found, which ends the connection
+
+All of them say the latter where the stream is lost while its node runs.
 
 A node that is only starting, or is down for a while, says the same: so time must pass before it counts as lost.
 
@@ -35,7 +36,7 @@ _APART_S = 60.0
 
 _NEVER_S = -2 * _APART_S
 
-_DELETES_LOST_STREAMS_SINCE = (4, 0)
+_DELETES_LOST_STREAMS_SINCE = (4, 3)
 
 WHERE_TO_LOOK = (
     "If this goes on although all nodes run, the broker has lost the stream: `asyncq doctor` says what mends it."
@@ -48,18 +49,21 @@ def looks_lost(said: str) -> bool:
 
 
 def mending_command(name: str, vhost: str, release: tuple[int, int]) -> str:
-    """Return the shell command that deletes a lost stream, for an operator of a node.
+    """Return the shell command that deletes a lost stream, for an operator on one of the broker's nodes.
 
     Args:
         name: The stream's name.
         vhost: Its virtual host.
-        release: Major and minor version of the broker. The older ones find no queue to delete, so what they know of it
-            has to be taken out (tried on 3.10; the other one on 4.0 and 4.3).
+        release: Major and minor version of the broker. Before 4.3 there is "no queue" to delete, so what the broker
+            still knows of it is taken out; the function for that was changed in between. (Tried on 3.10, 4.0 and 4.3.)
     """
     if release >= _DELETES_LOST_STREAMS_SINCE:
         return f"rabbitmqctl delete_queue --vhost {quote(vhost)} {quote(name)}"
-    queue = f"rabbit_misc:r({_binary(vhost)}, queue, {_binary(name)})"
-    return "rabbitmqctl eval " + quote(f"rabbit_amqqueue:internal_delete({queue}, {_binary('operator')}).")
+    return "rabbitmqctl eval " + quote(
+        f"N = rabbit_misc:r({_binary(vhost)}, queue, {_binary(name)}), U = {_binary('operator')}, "
+        "try rabbit_amqqueue:internal_delete(N, U) catch error:function_clause -> "
+        "{ok, Q} = rabbit_db_queue:get_durable(N), rabbit_amqqueue:internal_delete(Q, U) end."
+    )
 
 
 def _binary(text: str) -> str:
