@@ -185,7 +185,7 @@ class InProcess:
 
     def __init__(self, shell, monkeypatch):
         self.environment = shell.environment
-        for command in ("control", "dead_queues", "doctor", "topology"):
+        for command in ("asking", "dead_queues", "doctor", "topology"):
             monkeypatch.setattr(sys.modules[f"asyncq.cli.{command}"], "configure_logging", lambda *_: None)
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(shell.folder)

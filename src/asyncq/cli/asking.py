@@ -1,0 +1,125 @@
+"""What the commands that ask workers have in common: their options, how they ask, and how they show the answers.
+
+    @asks
+    def ping(asking: Asking) -> None: ...      # a command with all options of `Asking`, and its own parameters before
+
+Invariant: the fields of `Asking` are those options, once for all commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypedDict, TypeVar
+
+import typer
+
+from asyncq.cli.control_text import remarks
+from asyncq.cli.options import BrokerUrlOption, LogLevelOption, app_for
+from asyncq.cli.text import printable
+from asyncq.control_values import Answers, WorkerAnswer
+from asyncq.controller import Controller
+from asyncq.observability.logs import LogLevel, configure_logging
+
+__all__ = ["Asking", "Whom", "asks"]
+
+A = TypeVar("A", bound=WorkerAnswer)
+
+_INCOMPLETE = 1
+
+AppOption = Annotated[
+    str | None,
+    typer.Option(
+        "--app", metavar="MODULE:APP", help="Only workers of this app, on its broker. By default those of all apps."
+    ),
+]
+HostOption = Annotated[str | None, typer.Option("--host", metavar="HOST", help="Only workers on this host.")]
+WorkerOption = Annotated[
+    str | None, typer.Option("--worker", metavar="HOST:PID", help="Only this worker, by its name as `ping` shows it.")
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=3600, help="How long answers are waited for.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="As one JSON object.")]
+
+
+class Whom(TypedDict):
+    """Whom a question is for, and how long answers are waited for: arguments of every method of `Controller`."""
+
+    host: str | None
+    worker: str | None
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """One command: whom it asks, how workers are reached, and how the answers are shown. Its fields are the options."""
+
+    host: HostOption = None
+    worker: WorkerOption = None
+    timeout: TimeoutOption = 2.0
+    as_json: JsonOption = False
+    app: AppOption = None
+    broker_url: BrokerUrlOption = None
+    log_level: LogLevelOption = LogLevel.CRITICAL
+
+    def ask(self, question: Callable[[Controller, Whom], Awaitable[Answers[A]]]) -> Answers[A]:
+        """Ask, and return the answers."""
+        configure_logging(self.log_level)
+        app = app_for(self.app, self.broker_url)
+        whom = Whom(host=self.host, worker=self.worker, timeout=self.timeout)
+
+        async def asking() -> Answers[A]:
+            async with app.open(role="cli"):
+                return await question(app.control.everybody if self.app is None else app.control, whom)
+
+        return asyncio.run(asking())
+
+    def show(self, found: Answers[A], text: Callable[[Sequence[A]], str], *, kept: str = "") -> None:
+        """Show the answers, and end with 1 where some are missing.
+
+        Args:
+            found: What was answered.
+            text: Makes a table of it.
+            kept: What is said where all workers are meant, and it counts also for those to come.
+        """
+        if self.host is not None or self.worker is not None:
+            kept = ""
+        if self.as_json:
+            typer.echo(found.model_dump_json())
+        elif kept:
+            typer.echo(printable(kept))
+        if found.answers and not self.as_json and (table := text(found.answers)):
+            typer.echo(table)
+        for remark in remarks(found, self.timeout):
+            typer.echo(remark, err=True)
+        if found.complete:
+            return
+        if not found.answers and not found.silent and not found.failed:
+            typer.echo("No worker is there.", err=True)
+            if kept:
+                return
+        raise typer.Exit(_INCOMPLETE)
+
+
+def asks(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Asking`, after its own parameters.
+
+    Args:
+        command: Takes an `Asking` first.
+
+    Returns:
+        A function with the command's name and docstring, and a signature that typer reads the options from.
+    """
+
+    def run(**given: Any) -> None:
+        options = {field.name: given.pop(field.name) for field in fields(Asking)}
+        command(Asking(**options), **given)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = inspect.signature(Asking, eval_str=True).parameters.values()
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    return run
