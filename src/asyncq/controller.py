@@ -86,6 +86,7 @@ class Controller:
 
         Raises:
             UnknownWorker: There are workers, and none of this name, or on this host.
+            AnswersLost: The connection was lost while the answers came. Asking again is safe.
             BrokerError: The broker cannot be used for it.
         """
         return await self._ask(Order(do="ping", **self._whom(host, worker)), WorkerPing, timeout)

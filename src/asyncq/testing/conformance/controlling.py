@@ -12,7 +12,7 @@ import pytest
 from asyncq.app import AsyncQ
 from asyncq.control import Control, WorkerName
 from asyncq.control_values import QueueState, WorkerPing
-from asyncq.errors import InvalidOption, InvalidQueueName, UnknownQueue, UnknownWorker
+from asyncq.errors import AnswersLost, InvalidOption, InvalidQueueName, UnknownQueue, UnknownWorker
 from asyncq.journal import Entry
 from asyncq.pauses import PauseNote
 from asyncq.testing.conformance.bench import QUEUE, WAIT_S, Bench, behaviour, eventually
@@ -416,6 +416,26 @@ async def test_workers_can_be_asked_again_after_a_lost_connection(bench: Bench) 
             return len(found.answers) == 1 and not found.silent
 
         await eventually(is_back)
+
+
+@behaviour
+async def test_a_connection_that_is_lost_while_workers_are_asked_is_an_error_and_no_partial_answer(
+    bench: Bench,
+) -> None:
+    """It is not known who is there; and it is not waited for."""
+    name = WorkerName(QUEUE, "frozen-host", 17, "abc")
+    async with bench.open() as silent, bench.app() as app:
+        assert isinstance(silent, Control)
+        async with silent.listen(name) as questions:
+            await eventually(lambda: _silent(app, (name.name,)))
+            asking = asyncio.create_task(app.control.ping(host=name.host, timeout=1000 * WAIT_S))
+            async for question in questions:
+                if name.host.encode() in question.body:  # those before it were for everybody
+                    break
+            await app.send("work", queue=QUEUE, reply=False)  # confirmed, and so the question is as well
+            await bench.cut(app.broker)
+            with pytest.raises(AnswersLost, match="Ask again"):
+                await asyncio.wait_for(asking, WAIT_S)
 
 
 @behaviour
