@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypedDict, TypeVar
 
@@ -26,6 +26,7 @@ from asyncq.observability.logs import LogLevel, configure_logging
 __all__ = ["Asking", "Whom", "asks"]
 
 A = TypeVar("A", bound=WorkerAnswer)
+F = TypeVar("F", bound=Answers[Any])
 
 _INCOMPLETE = 1
 
@@ -65,25 +66,26 @@ class Asking:
     broker_url: BrokerUrlOption = None
     log_level: LogLevelOption = LogLevel.CRITICAL
 
-    def ask(self, question: Callable[[Controller, Whom], Awaitable[Answers[A]]]) -> Answers[A]:
+    def ask(self, question: Callable[[Controller, Whom], Awaitable[F]]) -> F:
         """Ask, and return the answers."""
         configure_logging(self.log_level)
         app = app_for(self.app, self.broker_url)
         whom = Whom(host=self.host, worker=self.worker, timeout=self.timeout)
 
-        async def asking() -> Answers[A]:
+        async def asking() -> F:
             async with app.open(role="cli"):
                 return await question(app.control.everybody if self.app is None else app.control, whom)
 
         return asyncio.run(asking())
 
-    def show(self, found: Answers[A], text: Callable[[Sequence[A]], str], *, kept: str = "") -> None:
+    def show(self, found: Answers[A], text: str, *, kept: str = "", missing: str = "") -> None:
         """Show the answers, and end with 1 where some are missing.
 
         Args:
             found: What was answered.
-            text: Makes a table of it.
+            text: The same for people.
             kept: What is said where all workers are meant, and it counts also for those to come.
+            missing: What is said besides of workers that have not done what was asked.
         """
         if self.host is not None or self.worker is not None:
             kept = ""
@@ -91,9 +93,9 @@ class Asking:
             typer.echo(found.model_dump_json())
         elif kept:
             typer.echo(printable(kept))
-        if found.answers and not self.as_json and (table := text(found.answers)):
-            typer.echo(table)
-        for remark in remarks(found, self.timeout):
+        if text and not self.as_json:
+            typer.echo(text)
+        for remark in (*remarks(found, self.timeout), *([missing] if missing else ())):
             typer.echo(remark, err=True)
         if found.complete:
             return

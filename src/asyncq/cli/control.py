@@ -1,8 +1,8 @@
 """`asyncq ping | active | stats | pause | resume | scale | drain`: workers are asked, and changed while they run.
 
-Exit codes: 0 all that were meant have answered; 1 nobody is there, or some did not answer in time, or could not do it;
-2 no such worker, host or queue; 3 the broker cannot be used. A pause, or a resume, of all workers that nobody has heard
-is kept for those to come, so that is 0.
+Exit codes: 0 all that were meant have answered; 1 nobody is there, or some did not answer in time, or could not do it,
+or have not ended in time; 2 no such worker, host or queue; 3 the broker cannot be used. A pause, or a resume, of all
+workers that nobody has heard is kept for those to come, so that is 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 
 from asyncq.cli.arguments import MAX_SLOTS
 from asyncq.cli.asking import Asking, asks
-from asyncq.cli.control_text import active_text, drain_text, ping_text, queue_text, stats_text
+from asyncq.cli.control_text import active_text, drain_text, not_ended, ping_text, queue_text, stats_text
 from asyncq.errors import InvalidOption
 
 __all__ = ["active", "drain", "pause", "ping", "resume", "scale", "stats"]
@@ -23,6 +23,17 @@ TargetArgument = Annotated[
     str, typer.Argument(metavar="QUEUE:SLOTS", help="The queue, and its slots in each worker process.")
 ]
 
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        min=0,
+        max=86400,
+        help="Wait so long until they have ended, and tell who has and who has not.",
+    ),
+]
+
 
 @asks
 def ping(asking: Asking) -> None:
@@ -30,19 +41,22 @@ def ping(asking: Asking) -> None:
 
     Without --app the workers of all apps are asked. Exit code 1: nobody is there, or some did not answer in time.
     """
-    asking.show(asking.ask(lambda control, whom: control.ping(**whom)), ping_text)
+    found = asking.ask(lambda control, whom: control.ping(**whom))
+    asking.show(found, ping_text(found.answers))
 
 
 @asks
 def active(asking: Asking) -> None:
     """Tell what workers run: task, id, attempt, queue, since when, until when, progress."""
-    asking.show(asking.ask(lambda control, whom: control.active(**whom)), active_text)
+    found = asking.ask(lambda control, whom: control.active(**whom))
+    asking.show(found, active_text(found.answers))
 
 
 @asks
 def stats(asking: Asking) -> None:
     """Tell what workers have done since their start, and how they are."""
-    asking.show(asking.ask(lambda control, whom: control.stats(**whom)), stats_text)
+    found = asking.ask(lambda control, whom: control.stats(**whom))
+    asking.show(found, stats_text(found.answers))
 
 
 @asks
@@ -53,7 +67,7 @@ def pause(asking: Asking, queue: QueueArgument) -> None:
     there, until they are resumed or end.
     """
     found = asking.ask(lambda control, whom: control.pause(queue, **whom))
-    asking.show(found, queue_text, kept=f"Queue {queue} is paused for all workers.")
+    asking.show(found, queue_text(found.answers), kept=f"Queue {queue} is paused for all workers.")
 
 
 @asks
@@ -63,7 +77,7 @@ def resume(asking: Asking, queue: QueueArgument) -> None:
     Without --host and --worker all its pauses end. With one of them a pause of all workers goes on.
     """
     found = asking.ask(lambda control, whom: control.resume(queue, **whom))
-    asking.show(found, queue_text, kept=f"Queue {queue} is not paused any more.")
+    asking.show(found, queue_text(found.answers), kept=f"Queue {queue} is not paused any more.")
 
 
 @asks
@@ -73,16 +87,19 @@ def scale(asking: Asking, target: TargetArgument) -> None:
     Each worker process gets so many: with --processes 4 they are four times that. It lasts until the process ends.
     """
     queue, slots = _target(target)
-    asking.show(asking.ask(lambda control, whom: control.scale(queue, slots, **whom)), queue_text)
+    found = asking.ask(lambda control, whom: control.scale(queue, slots, **whom))
+    asking.show(found, queue_text(found.answers))
 
 
 @asks
-def drain(asking: Asking) -> None:
+def drain(asking: Asking, *, wait: WaitOption = 0) -> None:
     """Let workers finish what runs, and end. `asyncq worker --processes` starts none in their place.
 
-    Without --app, --host and --worker all workers of all apps are meant.
+    Without --app, --host and --worker all workers of all apps are meant. With --wait the exit code is 0 where all of
+    them have ended in time, and 1 where some have not.
     """
-    asking.show(asking.ask(lambda control, whom: control.drain(**whom)), drain_text)
+    found = asking.ask(lambda control, whom: control.drain(**whom, wait=wait))
+    asking.show(found, drain_text(found), missing=not_ended(found, wait))
 
 
 def _target(text: str) -> tuple[str, int]:

@@ -286,7 +286,7 @@ class RabbitMQ:
         try:
             yield listener
         finally:
-            await listener.close()
+            await undisturbed(listener.close())  # else a worker that ends stays on the roll while the app is open
 
     # --- leading
 

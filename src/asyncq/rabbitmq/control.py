@@ -207,6 +207,7 @@ class RabbitListener:
         self._heard: asyncio.Queue[RabbitQuestion | None] = asyncio.Queue()
         self._channel: Channel | None = None
         self._openings = 0
+        self._tag = f"control.{name.name}"
         self._told = ""
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -271,7 +272,7 @@ class RabbitListener:
             for queue, arguments in ((inbox, _INBOX), (roll, _ROLL)):
                 await channel.queue_declare(queue, exclusive=True, arguments=dict[str, Any](arguments))
                 await channel.queue_bind(queue, self._names.control, "")
-            await channel.basic_consume(inbox, self._on_message, no_ack=True, consumer_tag=f"control.{self._name.name}")
+            await channel.basic_consume(inbox, self._on_message, no_ack=True, consumer_tag=self._tag)
         except asyncio.CancelledError as error:
             reraise_if_cancelled()
             raise operation_error(ConnectionError(*error.args), "opening the queue for control") from error
@@ -297,6 +298,7 @@ class RabbitListener:
         async def leaving() -> None:
             # The queues are the connection's, which goes on.
             await channel.queue_delete(self._names.control_roll(self._name, self._openings))
+            await channel.basic_cancel(self._tag)  # else the deletion is reported as the broker's cancel
             await channel.queue_delete(self._names.control_inbox(self._name, self._openings))
             await channel.close()
 

@@ -394,6 +394,33 @@ async def test_a_worker_that_is_asked_to_drain_finishes_what_runs_and_ends(bench
             assert await waiting.result(WAIT_S) == 1
 
 
+@behaviour
+async def test_who_waits_for_a_drain_is_told_who_has_ended_and_who_has_not(bench: Bench) -> None:
+    """Nobody is told as ended who still runs a task."""
+    app, gate = bench.app(), Gate()
+    app.task(name="work")(gate.enter)
+    async with app:
+        nobody = await app.control.drain(timeout=WAIT_S, wait=1000 * WAIT_S)
+        assert (nobody.ended, nobody.remaining, nobody.complete) == ((), (), False)
+        worker = app.worker({QUEUE: 1})
+        run = asyncio.create_task(worker.run())
+        await worker.consuming()
+        running = await app.send("work", {"n": 1}, queue=QUEUE)
+        await eventually(lambda: gate.inside)
+        await eventually(lambda: _are_there(app, 1))
+        waited = await app.control.drain(timeout=WAIT_S, wait=SHORT_S)
+        (there,) = waited.answers
+        assert (waited.ended, waited.remaining, waited.complete) == ((), (there.name,), False)
+        worker.on_retire = gate.open.set  # so it ends only when it has heard the next question
+        waited = await app.control.drain(worker=there.name, timeout=WAIT_S, wait=2 * WAIT_S)
+        assert (waited.ended, waited.remaining, waited.complete) == ((there.name,), (), True)
+        assert await asyncio.wait_for(run, WAIT_S) == 0
+        assert await running.result(WAIT_S) == 1
+        for wrong in (-1, float("nan"), float("inf")):
+            with pytest.raises(InvalidOption, match="wait="):
+                await app.control.drain(wait=wrong)
+
+
 # --- what goes wrong
 
 
