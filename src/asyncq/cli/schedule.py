@@ -50,7 +50,7 @@ def list_(
     told = asyncio.run(_report(app))
     rows = {name: _row(app, found, told) for name, found in sorted(declared.items())}
     if as_json:
-        typer.echo(json.dumps({"leader": _leader(told), "schedules": rows}))
+        typer.echo(json.dumps({"leader": _leader(told), "schedules": rows}, ensure_ascii=False))
         return
     if told is None:
         typer.echo("No scheduler leads at the moment: nothing is sent.", err=True)
@@ -85,7 +85,7 @@ def show(
         "deadline_s": found.schedule.deadline_s,
         "leader": _leader(told),
     }
-    typer.echo(json.dumps({"name": name, **_row(app, found, told), **more}, indent=2))
+    typer.echo(json.dumps({"name": name, **_row(app, found, told), **more}, indent=2, ensure_ascii=False))
 
 
 @schedule.command("next")
@@ -194,7 +194,7 @@ def _row(app: AsyncQ, found: Scheduled, told: Any) -> dict[str, Any]:
     next_ms = known.get("next_ms") or (None if upcoming is None else round(upcoming.timestamp() * 1000))
     paused = bool(known.get("paused"))
     return {
-        "when": known.get("when") or str(found.schedule.when),
+        "when": known.get("when") or str(when),
         "task": found.named,
         "paused": paused,
         "next": None if paused or next_ms is None else moment(next_ms),
