@@ -6,6 +6,7 @@ their own; what kills or freezes a broker does so to a private one all the same.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -92,10 +93,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _structlog_as_it_was() -> Iterator[None]:
-    """`structlog.testing.capture_logs` leaves structlog set up, and then no line comes to `caplog`."""
+def _logging_as_it_was() -> Iterator[None]:
+    """What a test does to the logging of its process must not hide what a later one logs.
+
+    `structlog.testing.capture_logs` leaves structlog set up, and then no line comes to `caplog`; and so does a command
+    that sets up the standard library's logging at a higher level.
+    """
+    level = logging.getLogger().level
     yield
     structlog.reset_defaults()
+    assert logging.getLogger().level == level, "this test has left another log level than it found"
 
 
 @pytest.fixture(scope="session")

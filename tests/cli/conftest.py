@@ -153,14 +153,20 @@ def offline_shell(tmp_path):
     return Shell(tmp_path, "amqp://guest:secret-word@127.0.0.1:1/")
 
 
+def leave_logging(monkeypatch):
+    """Let no command set up the logging of this process: other tests run in it, and look for what was logged."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("asyncq.cli.") and hasattr(module, "configure_logging"):
+            monkeypatch.setattr(module, "configure_logging", lambda *_: None)
+
+
 @pytest.fixture
 def refusing(offline_shell, monkeypatch):
     """Run a command that is refused before it connects: in this process, which is faster.
 
     Logging belongs to a process, and this one has other tests in it, so it is not configured.
     """
-    for command in ("dead_queues", "results", "send", "worker"):
-        monkeypatch.setattr(sys.modules[f"asyncq.cli.{command}"], "configure_logging", lambda *_: None)
+    leave_logging(monkeypatch)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(offline_shell.folder)
     before = set(sys.modules)
@@ -185,8 +191,7 @@ class InProcess:
 
     def __init__(self, shell, monkeypatch):
         self.environment = shell.environment
-        for command in ("asking", "dead_queues", "doctor", "topology"):
-            monkeypatch.setattr(sys.modules[f"asyncq.cli.{command}"], "configure_logging", lambda *_: None)
+        leave_logging(monkeypatch)
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(shell.folder)
 
