@@ -1,17 +1,10 @@
-"""What the commands that ask workers have in common: their options, how they ask, and how they show the answers.
-
-    @asks
-    def ping(asking: Asking) -> None: ...      # a command with all options of `Asking`, and its own parameters before
-
-Invariant: the fields of `Asking` are those options, once for all commands.
-"""
+"""What the commands that ask workers have in common: their options, how they ask, and how they show the answers."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, TypeVar
 
 import typer
@@ -23,7 +16,7 @@ from asyncq.control_values import Answers, WorkerAnswer
 from asyncq.controller import Controller
 from asyncq.observability.logs import LogLevel, configure_logging
 
-__all__ = ["Asking", "Whom", "asks"]
+__all__ = ["Asking", "Whom"]
 
 A = TypeVar("A", bound=WorkerAnswer)
 F = TypeVar("F", bound=Answers[Any])
@@ -56,7 +49,10 @@ class Whom(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """One command: whom it asks, how workers are reached, and how the answers are shown. Its fields are the options."""
+    """One command: whom it asks, how workers are reached, and how the answers are shown.
+
+    Its fields are options (see `grouped`).
+    """
 
     host: HostOption = None
     worker: WorkerOption = None
@@ -104,24 +100,3 @@ class Asking:
             if kept:
                 return
         raise typer.Exit(_INCOMPLETE)
-
-
-def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `Asking`, after its own parameters.
-
-    Args:
-        command: Takes an `Asking` first.
-
-    Returns:
-        A function with the command's name and docstring, and a signature that typer reads the options from.
-    """
-
-    def run(**given: Any) -> None:
-        options = {field.name: given.pop(field.name) for field in fields(Asking)}
-        command(Asking(**options), **given)
-
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    shared = inspect.signature(Asking, eval_str=True).parameters.values()
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    return run

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from asyncq.cli.arguments import MAX_SLOTS
-from asyncq.cli.asking import Asking, asks
+from asyncq.cli.asking import Asking
 from asyncq.cli.control_text import active_text, drain_text, not_ended, ping_text, queue_text, stats_text
+from asyncq.cli.grouped import grouped
 from asyncq.errors import InvalidOption
 
 __all__ = ["active", "drain", "pause", "ping", "resume", "scale", "stats"]
@@ -35,8 +36,8 @@ WaitOption = Annotated[
 ]
 
 
-@asks
-def ping(asking: Asking) -> None:
+@grouped
+def ping(*, asking: Asking) -> None:
     """Tell which workers are there: name, app, state, uptime, version, queues.
 
     Without --app the workers of all apps are asked. Exit code 1: nobody is there, or some did not answer in time.
@@ -45,22 +46,22 @@ def ping(asking: Asking) -> None:
     asking.show(found, ping_text(found.answers))
 
 
-@asks
-def active(asking: Asking) -> None:
+@grouped
+def active(*, asking: Asking) -> None:
     """Tell what workers run: task, id, attempt, queue, since when, until when, progress."""
     found = asking.ask(lambda control, whom: control.active(**whom))
     asking.show(found, active_text(found.answers))
 
 
-@asks
-def stats(asking: Asking) -> None:
+@grouped
+def stats(*, asking: Asking) -> None:
     """Tell what workers have done since their start, and how they are."""
     found = asking.ask(lambda control, whom: control.stats(**whom))
     asking.show(found, stats_text(found.answers))
 
 
-@asks
-def pause(asking: Asking, queue: QueueArgument) -> None:
+@grouped
+def pause(queue: QueueArgument, *, asking: Asking) -> None:
     """Let workers take nothing from a queue until it is resumed; what runs may finish.
 
     All workers keep to it, of whatever app, and those that start later. With --host or --worker only those do that are
@@ -70,8 +71,8 @@ def pause(asking: Asking, queue: QueueArgument) -> None:
     asking.show(found, queue_text(found.answers), kept=f"Queue {queue} is paused for all workers.")
 
 
-@asks
-def resume(asking: Asking, queue: QueueArgument) -> None:
+@grouped
+def resume(queue: QueueArgument, *, asking: Asking) -> None:
     """Let workers take from a paused queue again.
 
     Without --host and --worker all its pauses end. With one of them a pause of all workers goes on.
@@ -80,8 +81,8 @@ def resume(asking: Asking, queue: QueueArgument) -> None:
     asking.show(found, queue_text(found.answers), kept=f"Queue {queue} is not paused any more.")
 
 
-@asks
-def scale(asking: Asking, target: TargetArgument) -> None:
+@grouped
+def scale(target: TargetArgument, *, asking: Asking) -> None:
     """Give a queue more slots, or fewer, in workers that run; what runs may finish.
 
     Each worker process gets so many: with --processes 4 they are four times that. It lasts until the process ends.
@@ -91,8 +92,8 @@ def scale(asking: Asking, target: TargetArgument) -> None:
     asking.show(found, queue_text(found.answers))
 
 
-@asks
-def drain(asking: Asking, *, wait: WaitOption = 0) -> None:
+@grouped
+def drain(*, wait: WaitOption = 0, asking: Asking) -> None:
     """Let workers finish what runs, and end. `asyncq worker --processes` starts none in their place.
 
     Without --app, --host and --worker all workers of all apps are meant. With --wait the exit code is 0 where all of

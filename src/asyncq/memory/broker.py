@@ -85,12 +85,7 @@ class MemoryBroker:
         self._disarm()
         for subscription in tuple(self._subscriptions):
             subscription.close()
-        for campaign in tuple(self._campaigns):
-            campaign.lose_connection()
-        for gathered in tuple(self._gathered):
-            gathered.lose()
-        for asking in tuple(self._askings):
-            asking.lose()
+        self._lose_what_is_under_way()
         for following in tuple(self.followings):
             following.end(NotOpen("The connection to the broker is closed."))
 
@@ -102,14 +97,17 @@ class MemoryBroker:
         """Do what a lost connection does: all leases end, and consuming goes on."""
         for subscription in tuple(self._subscriptions):
             subscription.lose_leases()
+        self._lose_what_is_under_way()
+        for following in tuple(self.followings):
+            following.begin_again()
+
+    def _lose_what_is_under_way(self) -> None:
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
         for gathered in tuple(self._gathered):
             gathered.lose()
         for asking in tuple(self._askings):
             asking.lose()
-        for following in tuple(self.followings):
-            following.begin_again()
 
     async def ensure(self, queues: Collection[QueueSpec]) -> None:
         """See `asyncq.broker.Broker.ensure`."""
