@@ -99,6 +99,7 @@ class Control(Protocol):
 
         Raises:
             PublishError: The question was not taken, or may not have been.
+            AnswersLost: The connection was lost while the answers came.
             BrokerError: No answers can be had.
         """
         ...

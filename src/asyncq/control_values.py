@@ -19,6 +19,7 @@ __all__ = [
     "MOST_SLOTS",
     "Act",
     "Answers",
+    "Drained",
     "Draining",
     "Order",
     "PoolStats",
@@ -267,3 +268,20 @@ class Answers(BaseModel, Generic[A]):
     def complete(self) -> bool:
         """Whether every worker that was meant has answered, and there is one."""
         return bool(self.answers) and not self.silent and not self.failed
+
+
+class Drained(Answers[Draining]):
+    """What became of a drain. Without a `wait` nobody has looked who ended, and the two are empty.
+
+    Attributes:
+        ended: The workers that had ended when the wait was over: the broker did not know them any more.
+        remaining: Those that had not.
+    """
+
+    ended: tuple[str, ...] = ()
+    remaining: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every worker that was meant has ended, or, without a wait, has answered; and there is one."""
+        return not self.remaining if self.ended or self.remaining else super().complete

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
+from asyncq.asking import ask_workers, names_of
 from asyncq.broker import Broker
 from asyncq.cancellations import JOURNAL
 from asyncq.clock import Clock
-from asyncq.control import Control, Roll, WorkerName
 from asyncq.control_values import (
     MOST_SLOTS,
     Act,
     Answers,
+    Drained,
     Draining,
     Order,
     QueueState,
@@ -32,18 +31,20 @@ from asyncq.control_values import (
     WorkerStatistics,
     WorkerTasks,
 )
-from asyncq.errors import AccessRefused, BrokerUnavailable, InvalidOption, QueueGone, UnknownQueue, UnknownWorker
+from asyncq.draining import wait_until_ended
+from asyncq.errors import AccessRefused, BrokerUnavailable, InvalidOption, QueueGone, UnknownQueue
 from asyncq.journal import CaughtUp, Entry
 from asyncq.message import new_id
 from asyncq.pauses import PauseNote, Pauses
 from asyncq.queue_names import check_queue_name
 from asyncq.settings import Settings
 
-__all__ = ["Controller"]
+__all__ = ["ANSWER_S", "Controller"]
 
 A = TypeVar("A", bound=WorkerAnswer)
 
-_ANSWER_S = 2.0
+ANSWER_S = 2.0
+"""How long answers are waited for, where nobody says another time."""
 _READ_S = 30.0
 
 
@@ -80,24 +81,25 @@ class Controller:
     # --- looking
 
     async def ping(
-        self, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
+        self, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S
     ) -> Answers[WorkerPing]:
         """Return which workers are there.
 
         Raises:
             UnknownWorker: There are workers, and none of this name, or on this host.
+            AnswersLost: The connection was lost while the answers came. Asking again is safe.
             BrokerError: The broker cannot be used for it.
         """
         return await self._ask(Order(do="ping", **self._whom(host, worker)), WorkerPing, timeout)
 
     async def active(
-        self, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
+        self, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S
     ) -> Answers[WorkerTasks]:
         """Return what workers run at the moment. Raises what `ping` raises."""
         return await self._ask(Order(do="active", **self._whom(host, worker)), WorkerTasks, timeout)
 
     async def stats(
-        self, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
+        self, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S
     ) -> Answers[WorkerStatistics]:
         """Return what workers have done since their start, and how they are. Raises what `ping` raises."""
         return await self._ask(Order(do="stats", **self._whom(host, worker)), WorkerStatistics, timeout)
@@ -132,7 +134,7 @@ class Controller:
     # --- changing
 
     async def pause(
-        self, queue: str, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
+        self, queue: str, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S
     ) -> Answers[QueueState]:
         """Let workers take nothing from a queue. What runs may finish, and what waits stays in the queue.
 
@@ -149,7 +151,7 @@ class Controller:
         return await self._pause_or_resume("pause", queue, host, worker, timeout)
 
     async def resume(
-        self, queue: str, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
+        self, queue: str, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S
     ) -> Answers[QueueState]:
         """Let workers take from a queue again. That of a queue that is not paused changes nothing.
 
@@ -189,7 +191,7 @@ class Controller:
         return note
 
     async def scale(
-        self, queue: str, slots: int, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
+        self, queue: str, slots: int, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S
     ) -> Answers[QueueState]:
         """Let each worker process that consumes a queue run so many tasks of it at once. What runs may finish.
 
@@ -216,16 +218,36 @@ class Controller:
         return found
 
     async def drain(
-        self, *, host: str | None = None, worker: str | None = None, timeout: float = _ANSWER_S
-    ) -> Answers[Draining]:
+        self, *, host: str | None = None, worker: str | None = None, timeout: float = ANSWER_S, wait: float = 0
+    ) -> Drained:
         """Let workers take nothing new, finish what runs, and end with their normal exit code.
 
         The answers come when they begin to drain. A supervisor starts no process in place of one that ends so.
 
+        Args:
+            host: See the class.
+            worker: See the class.
+            timeout: See the class.
+            wait: For how long it waits, after the answers, until they have ended, in seconds; 0 for not at all. A few
+                seconds are needed to see that one has ended.
+
+        Returns:
+            The answers; with `wait` also who has ended, and who has not.
+
         Raises:
+            InvalidOption: `wait` is no time to wait.
             Exception: What `ping` raises.
         """
-        return await self._ask(Order(do="drain", **self._whom(host, worker)), Draining, timeout)
+        if not 0 <= wait < math.inf:
+            raise InvalidOption(f"wait= is a number of seconds, 0 or more, not {wait!r}.")
+        order = Order(do="drain", **self._whom(host, worker))
+        asked = await ask_workers(self._broker, order, Draining, timeout)
+        drained = Drained(**dict(asked.answers))
+        if not wait:
+            return drained
+        remaining = await wait_until_ended(self._broker, asked.meant, wait)
+        ended = [name for name in asked.meant if name not in remaining]
+        return drained.model_copy(update={"ended": names_of(ended), "remaining": names_of(remaining)})
 
     # --- inside
 
@@ -233,14 +255,7 @@ class Controller:
         return {"app": self._app, "host": host, "worker": worker}
 
     async def _ask(self, order: Order, kind: type[A], timeout_s: float) -> Answers[A]:
-        if not isinstance(self._broker, Control):
-            raise InvalidOption(f"{type(self._broker).__name__} has no control, so no worker can be asked.")
-        body = order.model_dump_json(exclude_defaults=True).encode()
-        roll = await self._broker.ask(body, wanted=order.is_for, timeout_s=timeout_s)
-        meant = [name for name in roll.known if order.is_for(name)]
-        if not meant and (order.host is not None or order.worker is not None):
-            raise _unknown_worker(order, roll)
-        return _read(roll, meant, kind)
+        return (await ask_workers(self._broker, order, kind, timeout_s)).answers
 
     def _check_journal(self) -> None:
         if self._settings.cancellations_kept_s <= 0:
@@ -261,39 +276,9 @@ class Controller:
             return
 
 
-def _read(roll: Roll, meant: list[WorkerName], kind: type[A]) -> Answers[A]:
-    answers: dict[WorkerName, A] = {}
-    failed: dict[str, str] = {}
-    answered = set()
-    for name, body in roll.answers:
-        answered.add(name)
-        try:
-            refusal = json.loads(body).get("error")
-            if refusal is None:
-                answers[name] = kind.model_validate_json(body)
-            else:
-                failed[name.name] = str(refusal)
-        except (ValueError, AttributeError, ValidationError) as error:
-            failed[name.name] = f"its answer cannot be read: {error}"
-    silent = sorted(name.name for name in meant if name not in answered)
-    return Answers[kind](  # type: ignore[valid-type]
-        answers=tuple(answers[name] for name in sorted(answers, key=str)), silent=tuple(silent), failed=failed
-    )
-
-
 def _check_consumed(queue: str, found: Answers[QueueState]) -> None:
     if found.answers and all(answer.queue is None for answer in found.answers):
         raise UnknownQueue(
             f"None of the {len(found.answers)} workers that answered consumes queue {queue!r}. "
             "`asyncq ping` tells which queues they consume."
         )
-
-
-def _unknown_worker(order: Order, roll: Roll) -> UnknownWorker:
-    there = [name for name in roll.known if order.app in {None, name.app}]
-    if order.worker is not None:
-        wanted, known = f"no worker {order.worker!r}", sorted({name.name for name in there})
-    else:
-        wanted, known = f"no worker on host {order.host!r}", sorted({name.host for name in there})
-    shown = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
-    return UnknownWorker(f"The broker knows {wanted}. There {'are' if len(known) > 1 else 'is'}: {shown or 'none'}.")

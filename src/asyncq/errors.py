@@ -38,7 +38,8 @@
     │   ├── PartlyDone                 a replay or a purge of dead letters ended in the middle
     │   ├── LeaseLost                  the delivery is no longer ours
     │   ├── QueueGone                  the queue of a subscription was deleted
-    │   └── ReplyLost                  the reply queue is gone, and with it what was in it
+    │   ├── ReplyLost                  the reply queue is gone, and with it what was in it
+    │   └── AnswersLost                the connection was lost while workers were asked something
     ├── ResultStoreError               the store of statuses and results said no, or nothing
     │   ├── StoreUnavailable           cannot be reached, or does not answer; trying again may help
     │   ├── StoreRefused               it is there and will not have us, or cannot be: a person has to look
@@ -251,6 +252,13 @@ class QueueGone(BrokerError):
 
 class ReplyLost(BrokerError):
     """The reply queue is gone, and with it the replies that were in it. The task itself is not affected."""
+
+
+class AnswersLost(BrokerError):
+    """The connection was lost while workers were asked something, so it is not known who is there and what they did.
+
+    Asking again is safe, whatever it was: what is done already is not done twice.
+    """
 
 
 class ResultStoreError(AsyncQError):

@@ -21,6 +21,7 @@ from asyncq.client import Client
 from asyncq.errors import NotOpen
 from asyncq.signature import Signature
 from asyncq.sync import LoopBridge, SyncHandle, SyncSender
+from asyncq.sync_control import SyncControl
 
 __all__ = ["AppSync"]
 
@@ -108,6 +109,11 @@ class AppSync(SyncSender):
         """Let these tasks run again; see `AsyncQ.undo_cancel`."""
         running = self._get()
         running.bridge.run(lambda: running.client.canceller.undo(ids), "await app.undo_cancel(...)")
+
+    @property
+    def control(self) -> SyncControl:
+        """What asks workers, and changes them while they run: `app.sync.control.ping()`; see `AsyncQ.control`."""
+        return SyncControl(lambda: self._get().bridge, lambda: self._get().client.controller)
 
     @property
     def is_open(self) -> bool:

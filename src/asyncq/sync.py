@@ -27,6 +27,8 @@ __all__ = ["LoopBridge", "SyncHandle", "SyncSender", "SyncWorkflowHandle", "Task
 T = TypeVar("T")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 _ENDED = "The event loop of this app has ended, so nothing can be sent by it any more."
 
@@ -96,95 +98,87 @@ class LoopBridge:
             raise
 
 
-class SyncHandle(Generic[R]):
+class _Handle(Protocol[R_co, S_co]):
+    """What handles of tasks and of workflows have in common."""
+
+    @property
+    def id(self) -> str: ...
+    async def result(self, timeout: float | timedelta | None = None) -> R_co: ...
+    async def cancel(self) -> bool: ...
+    async def status(self) -> S_co: ...
+    def updates(self) -> AsyncIterator[Progress]: ...
+
+
+class _Blocking(Generic[R, S]):
+    """The blocking form of a handle.
+
+    Args:
+        bridge: The way into its loop.
+        handle: The handle.
+    """
+
+    __slots__ = ("_bridge", "_handle", "id")
+
+    def __init__(self, bridge: LoopBridge, handle: _Handle[R, S]) -> None:
+        self._bridge = bridge
+        self._handle = handle
+        self.id = handle.id
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r})"
+
+    def result(self, timeout: float | timedelta | None = None) -> R:
+        """Wait for the end and return the result; raises what `result` of the awaitable handle raises.
+
+        Args:
+            timeout: How long to wait, in seconds or as a `timedelta`. None waits for ever.
+        """
+        return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
+
+    def cancel(self) -> bool:
+        """Let it not run, or stop what runs of it; see `ResultHandle.cancel`, or `WorkflowHandle.cancel`."""
+        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
+
+    def status(self) -> S:
+        """Return what is known of it at this moment; raises what `status` of the awaitable handle raises."""
+        return self._bridge.run(self._handle.status, "await handle.status()")
+
+    def updates(self) -> Iterator[Progress]:
+        """Iterate how far it is, until it ends; see `ResultHandle.updates`, or `WorkflowHandle.updates`."""
+        return self._iterate(self._handle.updates(), "async for update in handle.updates()")
+
+    def _iterate(self, items: AsyncIterator[T], instead: str) -> Iterator[T]:
+        async def following() -> T | None:
+            return await anext(items, None)
+
+        while (item := self._bridge.run(following, instead)) is not None:
+            yield item
+
+
+class SyncHandle(_Blocking[R, TaskStatus]):
     """The blocking form of `ResultHandle`.
 
     Attributes:
         id: The task's id.
     """
 
-    __slots__ = ("_bridge", "_handle", "id")
+    __slots__ = ()
 
-    def __init__(self, bridge: LoopBridge, handle: ResultHandle[R]) -> None:
-        self._bridge = bridge
-        self._handle = handle
-        self.id = handle.id
-
-    def __repr__(self) -> str:
-        return f"SyncHandle({self.id!r})"
-
-    def result(self, timeout: float | timedelta | None = None) -> R:
-        """Wait for the task's end and return its result; raises what `ResultHandle.result` raises.
-
-        Args:
-            timeout: How long to wait, in seconds or as a `timedelta`. None waits for ever.
-        """
-        return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
-
-    def cancel(self) -> bool:
-        """Let the task not run, or stop it where it runs; see `ResultHandle.cancel`."""
-        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
-
-    def status(self) -> TaskStatus:
-        """Return what is known of the task at this moment; raises what `ResultHandle.status` raises."""
-        return self._bridge.run(self._handle.status, "await handle.status()")
-
-    def updates(self) -> Iterator[Progress]:
-        """Iterate the task's progress until it ends; see `ResultHandle.updates`."""
-        return self._iterate(self._handle.updates(), "async for update in handle.updates()")
+    _handle: ResultHandle[R]
 
     def statuses(self) -> Iterator[TaskStatus]:
         """Iterate the task's statuses as they change, up to its end; see `ResultHandle.statuses`."""
         return self._iterate(self._handle.statuses(), "async for status in handle.statuses()")
 
-    def _iterate(self, items: AsyncIterator[T], instead: str) -> Iterator[T]:
-        return _iterated(self._bridge, items, instead)
 
-
-class SyncWorkflowHandle(Generic[R]):
+class SyncWorkflowHandle(_Blocking[R, WorkflowStatus]):
     """The blocking form of `WorkflowHandle`.
 
     Attributes:
         id: The workflow's id.
     """
 
-    __slots__ = ("_bridge", "_handle", "id")
-
-    def __init__(self, bridge: LoopBridge, handle: WorkflowHandle[R]) -> None:
-        self._bridge = bridge
-        self._handle = handle
-        self.id = handle.id
-
-    def __repr__(self) -> str:
-        return f"SyncWorkflowHandle({self.id!r})"
-
-    def result(self, timeout: float | timedelta | None = None) -> R:
-        """Wait for the workflow's end and return its result; raises what `WorkflowHandle.result` raises.
-
-        Args:
-            timeout: How long to wait, in seconds or as a `timedelta`. None waits for ever.
-        """
-        return self._bridge.run(lambda: self._handle.result(timeout), "await handle.result(...)")
-
-    def cancel(self) -> bool:
-        """Let no more of its tasks run, and stop those that do; see `WorkflowHandle.cancel`."""
-        return self._bridge.run(self._handle.cancel, "await handle.cancel()")
-
-    def status(self) -> WorkflowStatus:
-        """Return what is known of it at this moment; raises what `WorkflowHandle.status` raises."""
-        return self._bridge.run(self._handle.status, "await handle.status()")
-
-    def updates(self) -> Iterator[Progress]:
-        """Iterate how far it is, until it ends; see `WorkflowHandle.updates`."""
-        return _iterated(self._bridge, self._handle.updates(), "async for update in handle.updates()")
-
-
-def _iterated(bridge: LoopBridge, items: AsyncIterator[T], instead: str) -> Iterator[T]:
-    async def following() -> T | None:
-        return await anext(items, None)
-
-    while (item := bridge.run(following, instead)) is not None:
-        yield item
+    __slots__ = ()
 
 
 class _Decodes(Protocol[R_co]):

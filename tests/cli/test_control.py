@@ -1,5 +1,6 @@
 """`asyncq ping | active | stats | pause | resume | scale | drain`, against workers that are processes of their own."""
 
+import asyncio
 import json
 import os
 import signal
@@ -211,6 +212,26 @@ async def test_processes_of_one_supervisor_answer_each_and_are_drained_for_good(
     assert (done.exit_code, len(done.stdout.splitlines())) == (0, 2)
     assert await supervised.running.ends() == 0
     assert len(supervised.started()) == 3
+
+
+async def test_a_drain_that_waits_tells_who_has_ended_and_fails_while_somebody_has_not(field):
+    """As a deploy script needs it."""
+    await field.begin(1, environment={"ASYNCQ_DRAIN_TIMEOUT_S": "300"})
+    await field.send("a")
+    await eventually(lambda: field.started() == {"a"})
+    await field.begin(1)
+    busy, idle = map(field.name_of, field.workers)
+    said, besides = await field.say("drain", "--worker", busy, "--wait", "2", code=1)
+    assert said == f"{busy} drains, 1 running\n"
+    assert besides == f"Not ended within 2 s: {busy}. `asyncq active` tells what they run.\n"
+    waiting = asyncio.create_task(field.ask("drain", "--wait", "300"))
+    assert await field.workers[1].ends() == 0
+    assert not waiting.done()
+    (field.folder / "go").touch()
+    found, besides = await waiting
+    assert (sorted(found["ended"]), found["remaining"], besides) == (sorted((busy, idle)), [], "")
+    assert {answer["name"]: answer["already"] for answer in found["answers"]} == {busy: True, idle: False}
+    assert await field.workers[0].ends() == 0
 
 
 async def test_who_or_what_is_not_there_is_said_in_words(field):

@@ -93,6 +93,51 @@ async def test_schedules_are_listed_paused_resumed_and_triggered(timetable):
     await eventually(lambda: ran(timetable).count("daily") == 1, 30)
 
 
+FLOWS = """
+from pathlib import Path
+
+from asyncq import AsyncQ, Cron, chord
+
+app = AsyncQ("shop", timezone="Europe/Berlin")
+
+
+@app.task(queue="times")
+async def length(word: str) -> int:
+    return len(word)
+
+
+@app.task(queue="times")
+async def note(lengths: list[int]) -> None:
+    Path("ran.txt").write_text(f"{sum(lengths)}")
+
+
+app.schedule("words", chord([length.s("größe"), length.s("b")], note), Cron("30 2 * * *"))
+"""
+
+
+async def test_a_schedule_of_a_workflow_is_listed_shown_as_a_tree_and_triggered(shell):
+    """In words, and with characters as they are."""
+    (shell.folder / "flows.py").write_text(FLOWS)
+    listed = await shell.arun("schedule", "list", "flows:app")
+    (line,) = listed.stdout.splitlines()
+    assert line.startswith("words  30 2 * * * Europe/Berlin  next 20")
+    assert line.endswith("  last unknown  chord of 3 tasks")
+    shown = await shell.arun("schedule", "show", "flows:app", "words")
+    told = json.loads(shown.stdout)
+    assert told["tree"][1:] == [
+        "├── group",
+        '│   ├── shop.length(word="größe")',
+        '│   └── shop.length(word="b")',
+        "└── shop.note(lengths=…)",
+    ]
+    assert "größe" in shown.stdout
+    assert [item["task"] for item in told["workflow"]["chord"]["group"]] == ["shop.length"] * 2
+    triggered = await shell.arun("schedule", "trigger", "flows:app", "words")
+    assert (triggered.returncode, len(triggered.stdout.split())) == (0, 1), triggered.stderr
+    shell.start("worker", "flows:app")
+    await eventually(lambda: ran(shell) == ["6"], 30)
+
+
 async def test_a_pause_without_a_leader_waits_for_one_and_without_any_ever_is_refused(timetable):
     """And what nobody knows is said with what there is."""
     refused = await timetable.arun("schedule", "pause", "timetable:app", "often")

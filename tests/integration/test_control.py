@@ -1,12 +1,13 @@
 """Control on RabbitMQ: what stands for it on the broker, and what happens where it may not."""
 
+import asyncio
 import logging
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 from asyncq import AsyncQ
-from asyncq.errors import NotSent
+from asyncq.errors import BlockingCall, NotSent, UnknownWorker
 from asyncq.rabbitmq.declarations import BindingDeclaration, ExchangeDeclaration
 from asyncq.rabbitmq.topology import Names, base_plan
 from support import eventually, working
@@ -83,3 +84,30 @@ async def test_where_the_exchange_is_missing_a_question_is_not_sent_and_says_wha
     async with app:
         with pytest.raises(NotSent, match=r"asyncq\.control.*asyncq topology apply"):
             await app.control.ping()
+
+
+async def test_code_without_a_loop_asks_and_changes_workers(broker_url):
+    """By `app.sync.control`: the same methods, which block the thread and never a loop."""
+    app, greet = shop(broker_url)
+    async with working(app):
+        await eventually(lambda: answers(app))
+
+        def ask():
+            """Do it in a thread, as a script does."""
+            control = app.sync.control
+            (worker,) = control.ping(timeout=30).answers
+            assert [answer.name for answer in control.everybody.ping(timeout=30).answers] == [worker.name]
+            assert control.active(worker=worker.name, timeout=30).answers[0].running == ()
+            assert control.stats(host=worker.host, timeout=30).answers[0].connection == "ready"
+            assert control.scale("mail", 3, timeout=30).answers[0].queue.slots == 3
+            assert control.pause("mail", timeout=30).answers[0].queue.paused == "everywhere"
+            assert list(control.paused()) == ["mail"]
+            assert control.resume("mail", timeout=30).answers[0].queue.paused is None
+            assert app.sync.call(greet.s("Ann")) == "Hello Ann"
+            with pytest.raises(UnknownWorker, match="'nobody:1'"):
+                control.ping(worker="nobody:1")
+            assert control.drain(timeout=30, wait=60).ended == (worker.name,)
+
+        await asyncio.to_thread(ask)
+        with pytest.raises(BlockingCall, match=r"await app\.control\.ping\(\.\.\.\)"):
+            app.sync.control.ping()

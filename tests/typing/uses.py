@@ -39,6 +39,7 @@ from asyncq import (
     current_context,
     group,
 )
+from asyncq.control_values import Answers, Drained, QueueState, WorkerPing
 from asyncq.integrations.fastapi import (
     AsyncQDep,
     TaskId,
@@ -227,6 +228,10 @@ async def results() -> None:
     await app.cancel(handle.id, "another")
     await app.undo_cancel(handle.id)
     app.sync.cancel(handle.id)
+    assert_type(app.sync.control.ping(host="web-1", timeout=3), Answers[WorkerPing])
+    assert_type(app.sync.control.everybody.scale("mail", 20), Answers[QueueState])
+    assert_type(app.sync.control.drain(wait=60).remaining, tuple[str, ...])
+    assert_type(await app.control.drain(wait=60), Drained)
     assert_type(app.sync.send(plain.s("x")).cancel(), bool)
     assert_type(handle.updates(), AsyncIterator[Progress])
     async for update in handle.updates():

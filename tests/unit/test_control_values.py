@@ -2,10 +2,11 @@
 
 import pytest
 
-from asyncq.cli.control_text import active_text, drain_text, ping_text, queue_text, remarks, stats_text
+from asyncq.cli.control_text import active_text, drain_text, not_ended, ping_text, queue_text, remarks, stats_text
 from asyncq.control import WorkerName
 from asyncq.control_values import (
     Answers,
+    Drained,
     Draining,
     Order,
     PoolStats,
@@ -76,6 +77,16 @@ def test_only_the_answers_of_all_are_complete():
     assert not Answers[Draining](answers=(answer,), silent=(), failed={"a:1": "no"}).complete
 
 
+def test_a_drain_that_was_waited_for_is_complete_when_nobody_is_left():
+    """Whether they had answered or not; and without a wait when all have answered."""
+    answer = Draining(**WHO, running=0, already=False)
+    assert Drained(answers=(answer,), silent=(), failed={}).complete
+    assert not Drained(answers=(), silent=(), failed={}).complete
+    assert Drained(answers=(), silent=("a:1",), failed={}, ended=("a:1",)).complete
+    assert not Drained(answers=(answer,), silent=(), failed={}, ended=("a:1",), remaining=("b:1",)).complete
+    assert not Drained(answers=(answer,), silent=(), failed={}, remaining=("b:1",)).complete
+
+
 # --- tables
 
 
@@ -86,7 +97,10 @@ def test_tables_show_no_control_characters_of_others():
     texts = [
         ping_text([WorkerPing(**evil, version="1\x1b", state="consuming", uptime_s=1, queues=("q\x1b",))]),
         queue_text([QueueState(**evil, queue=queue)]),
-        drain_text([Draining(**evil, running=0, already=True)]),
+        drain_text(
+            Drained(answers=(Draining(**evil, running=0, already=True),), silent=(), failed={}, ended=("\x1b",))
+        ),
+        not_ended(Drained(answers=(), silent=(), failed={}, remaining=("\x1b",)), 3),
         active_text([WorkerTasks(**evil, queues=(queue,), running=(_running(task="t\x1b\n"),))]),
         *remarks(Answers[Draining](answers=(), silent=("s\x1b:1",), failed={"f\x1b:1": "why\x1b"}), 2),
     ]

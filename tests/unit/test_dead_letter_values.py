@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncq import DeadLetterFilter
 from asyncq.broker import DeadLetter, DeadLetterRecord
-from asyncq.cli.dead_options import read_age, read_changes, read_filter
+from asyncq.cli.dead_options import FilterOptions, read_age, read_changes
 from asyncq.cli.dead_text import counts_as_table, shown, whole_as_json
 from asyncq.clock import SystemClock
 from asyncq.dead_letters.copies import arguments_as_json, replay_of, with_arguments
@@ -164,7 +164,7 @@ def test_changes_are_read_from_both_options():
         with pytest.raises(InvalidOption, match=said.replace("[", r"\[")):
             read_changes(arguments, settings)
     empty = {"task": None, "error": None, "reason": None, "older_than": None, "newer_than": None, "ids": []}
-    assert read_filter(**empty) is None
+    assert FilterOptions(**empty).read() is None
 
 
 # --- where a message came from

@@ -1,8 +1,7 @@
 """A mail server on loopback that keeps mails on disk and, like many real ones, puts strangers off at first.
 
-It refuses the first RCPT commands of each sender and recipient with 451, "try again later": greylisting. What it
-says goes into a log of JSON lines, whose first line names the port. It is also a program of its own, which outlives
-the demo where that is asked for:
+It refuses the first RCPT commands of each sender and recipient with 451, "try again later": greylisting. It is also a
+program of its own, which outlives the demo where that is asked for:
 
     python -m demo.smtp_server MAILS_FOLDER LOG_FILE [REFUSALS]
 """
@@ -11,40 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from email.parser import BytesHeaderParser
 from pathlib import Path
 from time import time
-from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from demo import loopback
 
 REFUSALS = 2
 
 
-class Greylisting:
+class Greylisting(loopback.Kept):
     """What the server answers; aiosmtpd calls the `handle_*` methods.
 
     Args:
-        mails: The folder that gets one `.eml` file for each mail.
+        folder: The folder that gets one `.eml` file for each mail.
         log: The log file.
         refusals: How often each pair of sender and recipient is put off.
     """
 
-    def __init__(self, mails: Path, log: Path, refusals: int = REFUSALS) -> None:
-        self.mails = mails
-        self.log = log
-        self.refusals = refusals
+    def __init__(self, folder: Path, log: Path, refusals: int = REFUSALS) -> None:
+        super().__init__(folder, log, refusals)
         self.seen: Counter[tuple[str, str]] = Counter()
-
-    def note(self, event: str, **details: Any) -> None:
-        """Append a line to the log."""
-        with self.log.open("a") as file:
-            file.write(json.dumps({"at": round(time(), 3), "event": event, **details}) + "\n")
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's names and arguments
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
@@ -68,7 +58,7 @@ class Greylisting:
 
     def keep(self, content: bytes, message_id: str) -> None:
         """Write a mail to disk, completely or not at all, and then into the log."""
-        target = self.mails / f"{int(time() * 1000)}.eml"
+        target = self.folder / f"{int(time() * 1000)}.eml"
         temporary = target.with_suffix(".tmp")
         temporary.write_bytes(content)
         temporary.replace(target)
@@ -89,15 +79,5 @@ async def listening(handler: Greylisting) -> AsyncIterator[int]:
         yield port
 
 
-async def serve(handler: Greylisting) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(handler):
-        await stop.wait()
-
-
 if __name__ == "__main__":
-    mails_dir, log_file, *rest = sys.argv[1:]
-    asyncio.run(serve(Greylisting(Path(mails_dir), Path(log_file), *(int(number) for number in rest[:1]))))
+    loopback.main(Greylisting, listening)

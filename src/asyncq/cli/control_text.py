@@ -11,7 +11,7 @@ from typing import Any
 from asyncq.cli.text import moment, printable
 from asyncq.control_values import (
     Answers,
-    Draining,
+    Drained,
     QueueState,
     QueueView,
     RunningView,
@@ -20,7 +20,7 @@ from asyncq.control_values import (
     WorkerTasks,
 )
 
-__all__ = ["active_text", "drain_text", "ping_text", "queue_text", "remarks", "stats_text"]
+__all__ = ["active_text", "drain_text", "not_ended", "ping_text", "queue_text", "remarks", "stats_text"]
 
 _NUMBERS = frozenset({"UPTIME", "SLOTS", "RUNNING", "ATTEMPT", "FOR"})
 
@@ -58,15 +58,16 @@ def queue_text(answers: Sequence[QueueState]) -> str:
         for item in answers
         if item.queue is not None
     ]
-    return _table(("WORKER", "APP", "QUEUE", "SLOTS", "RUNNING", "PAUSED"), rows) if rows else ""
+    return _table(("WORKER", "APP", "QUEUE", "SLOTS", "RUNNING", "PAUSED"), rows)
 
 
-def drain_text(answers: Sequence[Draining]) -> str:
-    """Return a line a worker."""
-    return "\n".join(
+def drain_text(found: Drained) -> str:
+    """Return a line for each worker that has begun to drain, and one for each that has ended."""
+    drains = [
         f"{printable(item.name)} {'drains already' if item.already else 'drains'}, {item.running} running"
-        for item in answers
-    )
+        for item in found.answers
+    ]
+    return "\n".join([*drains, *(f"{printable(name)} has ended" for name in found.ended)])
 
 
 def remarks(found: Answers[Any], timeout_s: float) -> list[str]:
@@ -79,6 +80,14 @@ def remarks(found: Answers[Any], timeout_s: float) -> list[str]:
             "blocked by a task, or overloaded; when they go on they may still do what was asked."
         )
     return lines
+
+
+def not_ended(found: Drained, wait_s: float) -> str:
+    """Return what is to be said of workers that have not ended; nothing where all have."""
+    if not found.remaining:
+        return ""
+    names = ", ".join(map(printable, found.remaining))
+    return f"Not ended within {wait_s:g} s: {names}. `asyncq active` tells what they run."
 
 
 def _stats(item: WorkerStatistics) -> str:
@@ -143,6 +152,8 @@ def _span(seconds: float) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
     shown = [head, *(tuple(printable(cell).replace("\n", " ") for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
     adjust: list[Callable[[str, int], str]] = [str.rjust if name in _NUMBERS else str.ljust for name in head]

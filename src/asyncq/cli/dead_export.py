@@ -18,18 +18,10 @@ from typing import Annotated
 import typer
 
 from asyncq.app import AsyncQ
-from asyncq.cli.dead_options import (
-    ErrorOption,
-    IdOption,
-    NewerThanOption,
-    OlderThanOption,
-    QueueArgument,
-    ReasonOption,
-    TaskOption,
-    read_filter,
-)
+from asyncq.cli.dead_options import FilterOptions, QueueArgument
 from asyncq.cli.dead_queues import prepared
 from asyncq.cli.dead_text import whole_as_json
+from asyncq.cli.grouped import grouped
 from asyncq.cli.options import AppOption, BrokerUrlOption, LogLevelOption
 from asyncq.cli.progress import progress_bar
 from asyncq.dead_letters.filters import DeadLetterFilter
@@ -41,25 +33,21 @@ __all__ = ["export"]
 _AT_ONCE = 200
 
 
+@grouped
 def export(  # noqa: PLR0913 - the options of the command
     queue: QueueArgument,
     *,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="A new file; - is standard output.")
     ] = "-",
-    task: TaskOption = None,
-    error: ErrorOption = None,
-    reason: ReasonOption = None,
-    older_than: OlderThanOption = None,
-    newer_than: NewerThanOption = None,
-    ids: IdOption = None,
+    which: FilterOptions,
     limit: Annotated[int | None, typer.Option(min=1, help="How many at most, oldest first.")] = None,
     app: AppOption = None,
     broker_url: BrokerUrlOption = None,
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
     """Write dead letters as JSON, one object a line, with all that `show` tells. They stay where they are."""
-    where = read_filter(task=task, error=error, reason=reason, older_than=older_than, newer_than=newer_than, ids=ids)
+    where = which.read()
     loaded = prepared(app, broker_url, log_level, queue)
     with _written_to(output) as write:
         count = asyncio.run(_export(loaded, queue, where, limit, write))

@@ -14,18 +14,10 @@ import typer
 
 from asyncq.app import AsyncQ
 from asyncq.broker import DeadLetter
-from asyncq.cli.dead_options import (
-    ErrorOption,
-    IdOption,
-    NewerThanOption,
-    OlderThanOption,
-    QueueArgument,
-    ReasonOption,
-    TaskOption,
-    read_filter,
-)
+from asyncq.cli.dead_options import FilterOptions, QueueArgument
 from asyncq.cli.dead_queues import prepared, queues_of
 from asyncq.cli.dead_text import as_json, as_text, count_as_json, counts_as_table, shown, whole_as_json
+from asyncq.cli.grouped import grouped
 from asyncq.cli.options import AppOption, BrokerUrlOption, LogLevelOption
 from asyncq.cli.progress import progress_bar
 from asyncq.cli.topology import ManagementUrlOption
@@ -41,6 +33,7 @@ __all__ = ["list_dead", "show"]
 _TOLD_EACH = 100
 
 
+@grouped
 def list_dead(  # noqa: PLR0913 - the options of the command
     queue: Annotated[
         str | None,
@@ -50,12 +43,7 @@ def list_dead(  # noqa: PLR0913 - the options of the command
         ),
     ] = None,
     *,
-    task: TaskOption = None,
-    error: ErrorOption = None,
-    reason: ReasonOption = None,
-    older_than: OlderThanOption = None,
-    newer_than: NewerThanOption = None,
-    ids: IdOption = None,
+    which: FilterOptions,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, oldest first.")] = 100,
     summary: Annotated[bool, typer.Option("--summary", help="A table of counts by task and error.")] = False,
     count: Annotated[bool, typer.Option("--count", help="Only how many there are: the letters are not read.")] = False,
@@ -66,7 +54,7 @@ def list_dead(  # noqa: PLR0913 - the options of the command
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
     """List dead letters, or count them by queue, task and error. They stay where they are."""
-    where = read_filter(task=task, error=error, reason=reason, older_than=older_than, newer_than=newer_than, ids=ids)
+    where = which.read()
     if count and (summary or where is not None):
         raise InvalidOption("--count reads no letters, so it knows no filter: give --summary in its place.")
     loaded = prepared(app, broker_url, log_level, queue)

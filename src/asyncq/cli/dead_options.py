@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -18,19 +19,7 @@ from asyncq.dead_letters.filters import DeadLetterFilter
 from asyncq.errors import InvalidOption
 from asyncq.queue_names import DEAD_SUFFIX, check_queue_name
 
-__all__ = [
-    "ErrorOption",
-    "IdOption",
-    "NewerThanOption",
-    "OlderThanOption",
-    "QueueArgument",
-    "ReasonOption",
-    "TaskOption",
-    "check_parked",
-    "read_age",
-    "read_changes",
-    "read_filter",
-]
+__all__ = ["FilterOptions", "QueueArgument", "check_parked", "read_age", "read_changes"]
 
 QueueArgument = Annotated[
     str, typer.Argument(metavar="QUEUE", help="The task queue, for example mail; or asyncq.unroutable.")
@@ -55,6 +44,39 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _AGE = re.compile(rf"(?:{_PART.pattern})+")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterOptions:
+    """Which letters are meant. Its fields are options (see `grouped`)."""
+
+    task: TaskOption = None
+    error: ErrorOption = None
+    reason: ReasonOption = None
+    older_than: OlderThanOption = None
+    newer_than: NewerThanOption = None
+    ids: IdOption = None
+
+    def read(self) -> DeadLetterFilter | None:
+        """Return which letters are meant; None where nothing says so.
+
+        Raises:
+            InvalidOption: A value cannot be used.
+        """
+        given = (self.task, self.error, self.reason, self.older_than, self.newer_than)
+        if all(value is None for value in given) and not self.ids:
+            return None
+        for option, value in (("--task", self.task), ("--error", self.error), ("--reason", self.reason)):
+            if value is not None and not value:
+                raise InvalidOption(f"{option} takes a text that is not empty.")
+        return DeadLetterFilter(
+            task=self.task,
+            error=self.error,
+            reason=self.reason,
+            older_than=read_age(self.older_than, "--older-than"),
+            newer_than=read_age(self.newer_than, "--newer-than"),
+            ids=self.ids or None,
+        )
+
+
 def check_parked(app: AsyncQ, queue: str) -> None:
     """Check the name of a queue whose dead letters are meant.
 
@@ -68,36 +90,6 @@ def check_parked(app: AsyncQ, queue: str) -> None:
     if task_queue != queue and task_queue:
         raise InvalidOption(f"{queue} is the dead-letter queue itself; name the task queue: {task_queue}.")
     check_queue_name(queue)
-
-
-def read_filter(
-    *,
-    task: str | None,
-    error: str | None,
-    reason: str | None,
-    older_than: str | None,
-    newer_than: str | None,
-    ids: Iterable[str] | None,
-) -> DeadLetterFilter | None:
-    """Return which letters are meant; None where nothing says so.
-
-    Raises:
-        InvalidOption: A value cannot be used.
-    """
-    given = list(ids or ())
-    if all(value is None for value in (task, error, reason, older_than, newer_than)) and not given:
-        return None
-    for option, value in (("--task", task), ("--error", error), ("--reason", reason)):
-        if value is not None and not value:
-            raise InvalidOption(f"{option} takes a text that is not empty.")
-    return DeadLetterFilter(
-        task=task,
-        error=error,
-        reason=reason,
-        older_than=read_age(older_than, "--older-than"),
-        newer_than=read_age(newer_than, "--newer-than"),
-        ids=given or None,
-    )
 
 
 def read_age(text: str | None, option: str) -> float | None:

@@ -15,18 +15,9 @@ from typing import Annotated, Protocol, TypeVar
 import typer
 
 from asyncq.app import AsyncQ
-from asyncq.cli.dead_options import (
-    ErrorOption,
-    IdOption,
-    NewerThanOption,
-    OlderThanOption,
-    QueueArgument,
-    ReasonOption,
-    TaskOption,
-    read_changes,
-    read_filter,
-)
+from asyncq.cli.dead_options import FilterOptions, QueueArgument, read_changes
 from asyncq.cli.dead_queues import prepared
+from asyncq.cli.grouped import grouped
 from asyncq.cli.options import AppOption, BrokerUrlOption, LogLevelOption
 from asyncq.cli.progress import progress_bar
 from asyncq.cli.text import printable
@@ -49,16 +40,12 @@ R_co = TypeVar("R_co", ReplayReport, PurgeReport, covariant=True)
 _SOME_FAILED = 1
 
 
+@grouped
 def replay(  # noqa: PLR0913 - the options of the command
     queue: QueueArgument,
     *,
     everything: AllOption = False,
-    task: TaskOption = None,
-    error: ErrorOption = None,
-    reason: ReasonOption = None,
-    older_than: OlderThanOption = None,
-    newer_than: NewerThanOption = None,
-    ids: IdOption = None,
+    which: FilterOptions,
     limit: LimitOption = None,
     to: Annotated[str | None, typer.Option("--to", metavar="QUEUE", help="To this queue, not their own.")] = None,
     settings: Annotated[
@@ -80,7 +67,7 @@ def replay(  # noqa: PLR0913 - the options of the command
     Each is confirmed there before it leaves here, so none is lost, whatever stops this command; run it again to go on.
     Exits with 1 where some could not be sent: they stay, and the reasons are told.
     """
-    where = read_filter(task=task, error=error, reason=reason, older_than=older_than, newer_than=newer_than, ids=ids)
+    where = which.read()
     _check_choice(where, everything=everything)
     changes = read_changes(arguments, settings or ())
     loaded = prepared(app, broker_url, log_level, queue)
@@ -103,16 +90,12 @@ def replay(  # noqa: PLR0913 - the options of the command
     _print(report, f"{_letters(report.replayed)} of {report.total} {words} back from {queue}.", as_json=as_json)
 
 
+@grouped
 def purge(  # noqa: PLR0913 - the options of the command
     queue: QueueArgument,
     *,
     everything: AllOption = False,
-    task: TaskOption = None,
-    error: ErrorOption = None,
-    reason: ReasonOption = None,
-    older_than: OlderThanOption = None,
-    newer_than: NewerThanOption = None,
-    ids: IdOption = None,
+    which: FilterOptions,
     limit: LimitOption = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
@@ -122,7 +105,7 @@ def purge(  # noqa: PLR0913 - the options of the command
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
     """Remove dead letters for good. `asyncq dead export` keeps a copy of them before."""
-    where = read_filter(task=task, error=error, reason=reason, older_than=older_than, newer_than=newer_than, ids=ids)
+    where = which.read()
     _check_choice(where, everything=everything)
     loaded = prepared(app, broker_url, log_level, queue)
 

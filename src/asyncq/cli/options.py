@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from asyncq.app import AsyncQ
 from asyncq.loading import load_app
-from asyncq.observability.logs import LogFormat, LogLevel
+from asyncq.observability.logs import LogFormat, LogLevel, configure_logging
 from asyncq.settings import load_settings
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "BrokerUrlOption",
     "LogFormatOption",
     "LogLevelOption",
+    "Reaching",
     "ServiceLogLevelOption",
     "app_for",
     "override",
@@ -58,6 +60,19 @@ LogFormatOption = Annotated[
         help="For people, or one JSON object a line for machines.",
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaching:
+    """How the app's broker is reached, and what is logged on the way. Its fields are options (see `grouped`)."""
+
+    broker_url: BrokerUrlOption = None
+    log_level: LogLevelOption = LogLevel.CRITICAL
+
+    def app(self, target: str) -> AsyncQ:
+        """Return the app that MODULE:APP leads to, on its broker. Raises what `app_for` raises."""
+        configure_logging(self.log_level)
+        return app_for(target, self.broker_url)
 
 
 def app_for(target: str | None, broker_url: str | None) -> AsyncQ:

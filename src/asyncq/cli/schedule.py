@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from asyncq.app import AsyncQ
-from asyncq.cli.options import BrokerUrlOption, LogLevelOption, app_for
+from asyncq.cli.grouped import grouped
+from asyncq.cli.options import Reaching, app_for
 from asyncq.cli.text import moment, printable
 from asyncq.cli.topology import TargetArgument
 from asyncq.errors import InvalidOption, Unroutable
-from asyncq.observability.logs import LogLevel, configure_logging
 from asyncq.schedule import fire_times, resolved
 from asyncq.scheduler.control import ask
 from asyncq.scheduler.declared import Scheduled, Sends
@@ -36,21 +36,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="As one JSON object.")]
 
 
 @schedule.command("list")
+@grouped
 def list_(
     target: TargetArgument,
     *,
     as_json: JsonOption = False,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
+    reaching: Reaching,
 ) -> None:
     """List the schedules, with next and last runs, and who leads."""
-    configure_logging(log_level)
-    app = app_for(target, broker_url)
+    app = reaching.app(target)
     declared = _declared(app)
     told = asyncio.run(_report(app))
     rows = {name: _row(app, found, told) for name, found in sorted(declared.items())}
     if as_json:
-        typer.echo(json.dumps({"leader": _leader(told), "schedules": rows}))
+        typer.echo(json.dumps({"leader": _leader(told), "schedules": rows}, ensure_ascii=False))
         return
     if told is None:
         typer.echo("No scheduler leads at the moment: nothing is sent.", err=True)
@@ -66,16 +65,10 @@ def list_(
 
 
 @schedule.command()
-def show(
-    target: TargetArgument,
-    name: NameArgument,
-    *,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
-) -> None:
+@grouped
+def show(target: TargetArgument, name: NameArgument, *, reaching: Reaching) -> None:
     """Show all that is known of one schedule, as JSON."""
-    configure_logging(log_level)
-    app = app_for(target, broker_url)
+    app = reaching.app(target)
     found = _one(app, name)
     told = asyncio.run(_report(app))
     more = {
@@ -85,7 +78,7 @@ def show(
         "deadline_s": found.schedule.deadline_s,
         "leader": _leader(told),
     }
-    typer.echo(json.dumps({"name": name, **_row(app, found, told), **more}, indent=2))
+    typer.echo(json.dumps({"name": name, **_row(app, found, told), **more}, indent=2, ensure_ascii=False))
 
 
 @schedule.command("next")
@@ -104,40 +97,24 @@ def next_(
 
 
 @schedule.command()
-def pause(
-    target: TargetArgument,
-    name: NameArgument,
-    *,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
-) -> None:
+@grouped
+def pause(target: TargetArgument, name: NameArgument, *, reaching: Reaching) -> None:
     """Let a schedule send nothing until it is resumed; restarts and deployments do not change that."""
-    _request(target, name, PAUSE, broker_url, log_level)
+    _request(target, name, PAUSE, reaching)
 
 
 @schedule.command()
-def resume(
-    target: TargetArgument,
-    name: NameArgument,
-    *,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
-) -> None:
+@grouped
+def resume(target: TargetArgument, name: NameArgument, *, reaching: Reaching) -> None:
     """Let a paused schedule send again, from its next fire time on."""
-    _request(target, name, RESUME, broker_url, log_level)
+    _request(target, name, RESUME, reaching)
 
 
 @schedule.command()
-def trigger(
-    target: TargetArgument,
-    name: NameArgument,
-    *,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
-) -> None:
+@grouped
+def trigger(target: TargetArgument, name: NameArgument, *, reaching: Reaching) -> None:
     """Send what a schedule sends now, besides its fire times; also while it is paused. Prints the id."""
-    configure_logging(log_level)
-    app = app_for(target, broker_url)
+    app = reaching.app(target)
     sends = _one(app, name).sends
 
     async def send() -> str:
@@ -148,9 +125,8 @@ def trigger(
     typer.echo(asyncio.run(send()))
 
 
-def _request(target: str, name: str, kind: str, broker_url: str | None, log_level: LogLevel) -> None:
-    configure_logging(log_level)
-    app = app_for(target, broker_url)
+def _request(target: str, name: str, kind: str, reaching: Reaching) -> None:
+    app = reaching.app(target)
     _one(app, name)
 
     async def send() -> Any:
@@ -194,7 +170,7 @@ def _row(app: AsyncQ, found: Scheduled, told: Any) -> dict[str, Any]:
     next_ms = known.get("next_ms") or (None if upcoming is None else round(upcoming.timestamp() * 1000))
     paused = bool(known.get("paused"))
     return {
-        "when": known.get("when") or str(found.schedule.when),
+        "when": known.get("when") or str(when),
         "task": found.named,
         "paused": paused,
         "next": None if paused or next_ms is None else moment(next_ms),

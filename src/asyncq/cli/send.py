@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from asyncq.app import AsyncQ
 from asyncq.cli.arguments import read_eta, read_expires, read_headers, read_json_object
+from asyncq.cli.grouped import grouped
 from asyncq.cli.options import AppOption, BrokerUrlOption, LogLevelOption, app_for
 from asyncq.cli.report import validation_lines
 from asyncq.cli.tracing import trace
@@ -57,23 +58,55 @@ TaskIdOption = Annotated[str | None, typer.Option(metavar="ID", help="The task's
 HeaderOption = Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE", help="Repeatable.")]
 
 
-def send(  # noqa: PLR0913 - the options of the command
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenOptions:
+    """The options of a send. Its fields are options of the command (see `grouped`)."""
+
+    queue: QueueOption = None
+    delay: DelayOption = None
+    eta: EtaOption = None
+    expires: ExpiresOption = None
+    task_id: TaskIdOption = None
+    header: HeaderOption = None
+
+    def read(self) -> SendOptions:
+        """Return them as values.
+
+        Raises:
+            InvalidOption: One cannot be used.
+        """
+        if self.delay is not None and self.eta is not None:
+            raise InvalidOption("Give either --delay or --eta, not both.")
+        options: SendOptions = {"headers": read_headers(self.header or [])}
+        if self.queue is not None:
+            check_queue_name(self.queue)
+            options["queue"] = self.queue
+        if self.delay is not None:
+            options["delay"] = self.delay
+        moment = read_eta(self.eta)
+        if moment is not None:
+            options["eta"] = moment
+        expiry = read_expires(self.expires)
+        if expiry is not None:
+            options["expires"] = expiry
+        if self.task_id is not None:
+            options["task_id"] = self.task_id
+        return options
+
+
+@grouped
+def send(
     task: TaskArgument,
     json_arguments: JsonArgument,
     *,
     app: AppOption = None,
-    queue: QueueOption = None,
-    delay: DelayOption = None,
-    eta: EtaOption = None,
-    expires: ExpiresOption = None,
-    task_id: TaskIdOption = None,
-    header: HeaderOption = None,
+    given: GivenOptions,
     broker_url: BrokerUrlOption = None,
     log_level: LogLevelOption = LogLevel.CRITICAL,
 ) -> None:
     """Send a task, print its id, and do not wait for its result."""
     body = read_json_object(json_arguments)
-    options = _options(queue=queue, delay=delay, eta=eta, expires=expires, task_id=task_id, header=header)
+    options = given.read()
     options["reply"] = False  # this process ends at once; nobody would read the reply
     configure_logging(log_level)
     loaded = app_for(app, broker_url)
@@ -81,17 +114,13 @@ def send(  # noqa: PLR0913 - the options of the command
     typer.echo(asyncio.run(_send(loaded, _signature(loaded, task, body, options, checked=app is not None))))
 
 
+@grouped
 def call(  # noqa: PLR0913 - the options of the command
     task: TaskArgument,
     json_arguments: JsonArgument,
     *,
     app: AppOption = None,
-    queue: QueueOption = None,
-    delay: DelayOption = None,
-    eta: EtaOption = None,
-    expires: ExpiresOption = None,
-    task_id: TaskIdOption = None,
-    header: HeaderOption = None,
+    given: GivenOptions,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", min=0, help="How long to wait; by default 60, or the app's.")
     ] = None,
@@ -100,7 +129,7 @@ def call(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Send a task, wait for its result, and print it as JSON. Exits with 1 where the task fails or takes too long."""
     body = read_json_object(json_arguments)
-    options = _options(queue=queue, delay=delay, eta=eta, expires=expires, task_id=task_id, header=header)
+    options = given.read()
     options["reply"] = True
     if timeout is not None:
         options["timeout"] = timeout
@@ -109,34 +138,6 @@ def call(  # noqa: PLR0913 - the options of the command
     trace(loaded)
     result = asyncio.run(_call(loaded, _signature(loaded, task, body, options, checked=app is not None)))
     typer.echo(_shown(result))
-
-
-def _options(
-    *,
-    queue: str | None,
-    delay: float | None,
-    eta: str | None,
-    expires: str | None,
-    task_id: str | None,
-    header: list[str] | None,
-) -> SendOptions:
-    if delay is not None and eta is not None:
-        raise InvalidOption("Give either --delay or --eta, not both.")
-    options: SendOptions = {"headers": read_headers(header or [])}
-    if queue is not None:
-        check_queue_name(queue)
-        options["queue"] = queue
-    if delay is not None:
-        options["delay"] = delay
-    moment = read_eta(eta)
-    if moment is not None:
-        options["eta"] = moment
-    expiry = read_expires(expires)
-    if expiry is not None:
-        options["expires"] = expiry
-    if task_id is not None:
-        options["task_id"] = task_id
-    return options
 
 
 def _signature(app: AsyncQ, name: str, body: bytes, options: SendOptions, *, checked: bool) -> Signature[bytes]:

@@ -15,9 +15,9 @@ from asyncq.app import AsyncQ
 from asyncq.broker import QueueSpec
 from asyncq.cancellations import JOURNAL
 from asyncq.cli import topology_text
-from asyncq.cli.options import BrokerUrlOption, LogLevelOption, app_for
+from asyncq.cli.grouped import grouped
+from asyncq.cli.options import Reaching, app_for
 from asyncq.cli.text import printable
-from asyncq.observability.logs import LogLevel, configure_logging
 from asyncq.registry import queues_of
 
 if TYPE_CHECKING:  # most commands need not load the AMQP client
@@ -67,17 +67,16 @@ def show(target: TargetArgument, *, delays: DelaysOption = False, as_json: JsonO
 
 
 @topology.command()
+@grouped
 def apply(
     target: TargetArgument,
     *,
     delays: DelaysOption = False,
     as_json: JsonOption = False,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
+    reaching: Reaching,
 ) -> None:
     """Declare what an app needs. What stands already is left as it is."""
-    configure_logging(log_level)
-    app = app_for(target, broker_url)
+    app = reaching.app(target)
     if in_memory(app, as_json=as_json):
         return
     plan = _plan(app, delays=delays)
@@ -87,33 +86,31 @@ def apply(
 
 
 @topology.command()
+@grouped
 def verify(
     target: TargetArgument,
     *,
     delays: DelaysOption = False,
     as_json: JsonOption = False,
     management_url: ManagementUrlOption = None,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
+    reaching: Reaching,
 ) -> None:
     """Compare what stands with what an app needs, and declare nothing. Exits with 1 for differences."""
-    configure_logging(log_level)
-    _compare(app_for(target, broker_url), management_url, delays=delays, as_json=as_json, as_diff=False)
+    _compare(reaching.app(target), management_url, delays=delays, as_json=as_json, as_diff=False)
 
 
 @topology.command()
+@grouped
 def diff(
     target: TargetArgument,
     *,
     delays: DelaysOption = False,
     as_json: JsonOption = False,
     management_url: ManagementUrlOption = None,
-    broker_url: BrokerUrlOption = None,
-    log_level: LogLevelOption = LogLevel.CRITICAL,
+    reaching: Reaching,
 ) -> None:
     """Print the differences: - what stands, + what the app needs. Exits with 1 where there are any."""
-    configure_logging(log_level)
-    _compare(app_for(target, broker_url), management_url, delays=delays, as_json=as_json, as_diff=True)
+    _compare(reaching.app(target), management_url, delays=delays, as_json=as_json, as_diff=True)
 
 
 def _compare(app: AsyncQ, management_url: str | None, *, delays: bool, as_json: bool, as_diff: bool) -> None:

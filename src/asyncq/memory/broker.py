@@ -21,7 +21,7 @@ from asyncq.errors import AsyncQError, NotOpen, NotSent, PublishError
 from asyncq.loggers import get_logger
 from asyncq.memory.barrier import MemoryBarriers, MemoryGathered
 from asyncq.memory.consumer import MemorySubscription
-from asyncq.memory.control import MemoryListener, ask
+from asyncq.memory.control import MemoryAsking, MemoryListener
 from asyncq.memory.dead_letters import MemoryDeadLetters
 from asyncq.memory.journal import MemoryFollowing, MemoryJournal
 from asyncq.memory.leadership import MemoryCampaign
@@ -59,6 +59,7 @@ class MemoryBroker:
         self._campaigns: set[MemoryCampaign] = set()
         self.followings: set[MemoryFollowing] = set()
         self._gathered: set[MemoryGathered] = set()
+        self._askings: set[MemoryAsking] = set()
 
     # --- life
 
@@ -84,10 +85,7 @@ class MemoryBroker:
         self._disarm()
         for subscription in tuple(self._subscriptions):
             subscription.close()
-        for campaign in tuple(self._campaigns):
-            campaign.lose_connection()
-        for gathered in tuple(self._gathered):
-            gathered.lose()
+        self._lose_what_is_under_way()
         for following in tuple(self.followings):
             following.end(NotOpen("The connection to the broker is closed."))
 
@@ -99,12 +97,17 @@ class MemoryBroker:
         """Do what a lost connection does: all leases end, and consuming goes on."""
         for subscription in tuple(self._subscriptions):
             subscription.lose_leases()
+        self._lose_what_is_under_way()
+        for following in tuple(self.followings):
+            following.begin_again()
+
+    def _lose_what_is_under_way(self) -> None:
         for campaign in tuple(self._campaigns):
             campaign.lose_connection()
         for gathered in tuple(self._gathered):
             gathered.lose()
-        for following in tuple(self.followings):
-            following.begin_again()
+        for asking in tuple(self._askings):
+            asking.lose()
 
     async def ensure(self, queues: Collection[QueueSpec]) -> None:
         """See `asyncq.broker.Broker.ensure`."""
@@ -250,7 +253,12 @@ class MemoryBroker:
         """See `asyncq.control.Control.ask`."""
         if not self.is_open:
             raise NotSent("Nothing was asked: the connection to the broker is closed.")
-        return await ask(self._node, body, wanted, timeout_s)
+        asking = MemoryAsking(self._node)
+        self._askings.add(asking)
+        try:
+            return await asking.ask(body, wanted, timeout_s)
+        finally:
+            self._askings.discard(asking)
 
     @contextlib.asynccontextmanager
     async def listen(self, name: WorkerName) -> AsyncIterator[MemoryListener]:

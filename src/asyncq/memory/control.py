@@ -6,12 +6,14 @@ Invariant: a question is put before all who listen in one moment, under the node
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from asyncq.control import Roll, WorkerName
 from asyncq.memory.node import MemoryNode, Reply
+from asyncq.rabbitmq.common_errors import answers_lost
 
-__all__ = ["MemoryListener", "MemoryQuestion", "ask"]
+__all__ = ["MemoryAsking", "MemoryListener", "MemoryQuestion"]
 
 
 class MemoryQuestion:
@@ -62,18 +64,35 @@ class MemoryListener:
         self._heard.put_nowait(None)
 
 
-async def ask(node: MemoryNode, body: bytes, wanted: Callable[[WorkerName], bool], timeout_s: float) -> Roll:
-    """Ask all who listen on a node; see `asyncq.control.Control.ask`."""
-    loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[tuple[WorkerName, bytes]] = asyncio.Queue()
-    known = node.ask(body, lambda name, answer: node.call(loop, arrived.put_nowait, (name, answer)))
-    awaited = set(filter(wanted, known))
-    answers: list[tuple[WorkerName, bytes]] = []
-    try:
-        async with asyncio.timeout(timeout_s):
-            while awaited:
-                answers.append(await arrived.get())
-                awaited.discard(answers[-1][0])
-    except TimeoutError:
-        pass
-    return Roll(tuple(sorted(known, key=str)), tuple(answers))
+class MemoryAsking:
+    """One question to all who listen on a node, in one loop.
+
+    Args:
+        node: Where they listen.
+    """
+
+    def __init__(self, node: MemoryNode) -> None:
+        self._node = node
+        self._loop = asyncio.get_running_loop()
+        self._arrived: asyncio.Queue[tuple[WorkerName, bytes] | None] = asyncio.Queue()
+
+    async def ask(self, body: bytes, wanted: Callable[[WorkerName], bool], timeout_s: float) -> Roll:
+        """See `asyncq.control.Control.ask`."""
+        known = self._node.ask(body, self._take)
+        awaited = set(filter(wanted, known))
+        answers: list[tuple[WorkerName, bytes]] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while awaited:
+                    if (answer := await self._arrived.get()) is None:
+                        raise answers_lost()
+                    answers.append(answer)
+                    awaited.discard(answer[0])
+        return Roll(tuple(sorted(known, key=str)), tuple(answers))
+
+    def lose(self) -> None:
+        """Do what a lost connection does: no more answers come."""
+        self._arrived.put_nowait(None)
+
+    def _take(self, name: WorkerName, answer: bytes) -> None:
+        self._node.call(self._loop, self._arrived.put_nowait, (name, answer))

@@ -230,13 +230,14 @@ class RabbitMQ:
             await subscription.close()
 
     @contextlib.asynccontextmanager
-    async def mailbox(self) -> AsyncIterator[RabbitMailbox]:
-        """See `asyncq.broker.Broker.mailbox`."""
+    async def mailbox(self, *, reopens: bool = True) -> AsyncIterator[RabbitMailbox]:
+        """See `asyncq.broker.Broker.mailbox`, and `RabbitMailbox` for `reopens`."""
         await self._open_consuming()
         mailbox = RabbitMailbox(
             self._consuming,
             lambda: self._names.reply_queue(self._identity.app),
             self._settings.reply_queue_ttl_s,
+            reopens=reopens,
         )
         try:
             await mailbox.open()
@@ -272,7 +273,7 @@ class RabbitMQ:
 
     async def ask(self, body: bytes, *, wanted: Callable[[WorkerName], bool], timeout_s: float) -> Roll:
         """See `asyncq.control.Control.ask`."""
-        async with self.mailbox() as mailbox:
+        async with self.mailbox(reopens=False) as mailbox:
             asking = Asking(mailbox, self.publish, self._names, self._settings.publish_timeout_s)
             return await asking.ask(body, wanted, timeout_s)
 
@@ -285,7 +286,7 @@ class RabbitMQ:
         try:
             yield listener
         finally:
-            await listener.close()
+            await undisturbed(listener.close())  # else a worker that ends stays on the roll while the app is open
 
     # --- leading
 

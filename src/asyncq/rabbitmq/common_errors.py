@@ -5,9 +5,10 @@ Pure. The broker in memory raises the same ones.
 
 from __future__ import annotations
 
-from asyncq.errors import LeaseLost, MessageTooLarge, QueueGone, Refused, ReplyLost, Unroutable
+from asyncq.errors import AnswersLost, LeaseLost, MessageTooLarge, QueueGone, Refused, ReplyLost, Unroutable
 
 __all__ = [
+    "answers_lost",
     "lease_lost",
     "no_dead_letters",
     "no_destination",
@@ -72,6 +73,14 @@ def no_dead_letters(dead: str, queue: str) -> QueueGone:
     return QueueGone(
         f"There is no queue {dead!r}. The worker of queue {queue!r} declares it when it starts: start "
         "one once, or check the name."
+    )
+
+
+def answers_lost() -> AnswersLost:
+    """Return the error for a question to workers whose answers cannot all be known."""
+    return AnswersLost(
+        "The connection to the broker was lost while workers were asked, so it is not known who is there, and what "
+        "they have done. Ask again: what is done already is not done twice."
     )
 
 

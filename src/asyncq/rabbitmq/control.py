@@ -11,7 +11,9 @@ reply queue, with the name of the queue that they came from: the broker itself t
 Source: https://www.rabbitmq.com/docs/ttl, https://www.rabbitmq.com/docs/dlx
 
 Invariant: see `asyncq.control`. Each connection of a worker has queues of its own names: those of a connection that the
-broker has not given up yet are still locked, and their roll names the same worker.
+broker has not given up yet are still locked, and their roll names the same worker. An asker returns only what it has
+read without a break: after a lost connection nobody knows whether a worker that is not on the roll is gone, or only its
+entry, with a broker that was restarted.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from asyncq.control import Roll, WorkerName
 from asyncq.errors import BrokerError, NotOpen, ReplyLost, Unroutable
 from asyncq.loggers import get_logger
 from asyncq.message import Message, new_id
+from asyncq.rabbitmq.common_errors import answers_lost
 from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import broker_text, operation_error, reraise_if_cancelled
 from asyncq.rabbitmq.link import Link
@@ -89,7 +92,7 @@ class Asking:
     """Asks all workers.
 
     Args:
-        mailbox: Where the answers go.
+        mailbox: Where the answers go. It raises `ReplyLost` where it was not read without a break.
         publish: Publishes the question.
         names: The names on this broker.
         publish_timeout_s: How long the broker's confirm is waited for, in seconds.
@@ -119,8 +122,10 @@ class Asking:
             try:
                 async with asyncio.timeout(min(left_s, quiet_s) if asked.is_answered else left_s):
                     reply = await anext(replies)
-            except (TimeoutError, ReplyLost):
+            except TimeoutError:
                 break
+            except ReplyLost as error:
+                raise answers_lost() from error
             if reply.task_id == unique:
                 _take(asked, reply, self._names)
                 quiet_s = min(_LONGEST_QUIET_S, max(_SHORTEST_QUIET_S, _QUIET_FACTOR * (now() - began_s)))
@@ -202,6 +207,7 @@ class RabbitListener:
         self._heard: asyncio.Queue[RabbitQuestion | None] = asyncio.Queue()
         self._channel: Channel | None = None
         self._openings = 0
+        self._tag = f"control.{name.name}"
         self._told = ""
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -266,7 +272,7 @@ class RabbitListener:
             for queue, arguments in ((inbox, _INBOX), (roll, _ROLL)):
                 await channel.queue_declare(queue, exclusive=True, arguments=dict[str, Any](arguments))
                 await channel.queue_bind(queue, self._names.control, "")
-            await channel.basic_consume(inbox, self._on_message, no_ack=True, consumer_tag=f"control.{self._name.name}")
+            await channel.basic_consume(inbox, self._on_message, no_ack=True, consumer_tag=self._tag)
         except asyncio.CancelledError as error:
             reraise_if_cancelled()
             raise operation_error(ConnectionError(*error.args), "opening the queue for control") from error
@@ -292,6 +298,7 @@ class RabbitListener:
         async def leaving() -> None:
             # The queues are the connection's, which goes on.
             await channel.queue_delete(self._names.control_roll(self._name, self._openings))
+            await channel.basic_cancel(self._tag)  # else the deletion is reported as the broker's cancel
             await channel.queue_delete(self._names.control_inbox(self._name, self._openings))
             await channel.close()
 

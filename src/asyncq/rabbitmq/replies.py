@@ -1,6 +1,6 @@
 """The reply queue of one process.
 
-    open ──channel or connection lost──▶ open again, on the same queue
+    open ──channel or connection lost──▶ open again, on the same queue; or ReplyLost, for who asked for that
       │ the queue is gone (404) ───────▶ ReplyLost for what was awaited; then a new queue, a new address
 
 A durable classic queue with `x-expires`, so that replies outlive a dropped connection. Replies are acked by hand:
@@ -49,12 +49,14 @@ class RabbitMailbox:
         link: The connection for consuming.
         new_name: Makes a new queue name.
         expires_s: How long the queue outlives its last consumer.
+        reopens: Whether it goes on after a lost connection. Otherwise `ReplyLost` is raised at once, and it is over.
     """
 
-    def __init__(self, link: Link, new_name: Callable[[], str], expires_s: float) -> None:
+    def __init__(self, link: Link, new_name: Callable[[], str], expires_s: float, *, reopens: bool = True) -> None:
         self._link = link
         self._new_name = new_name
         self._expires_s = expires_s
+        self._reopens = reopens
         self._arrived: asyncio.Queue[Message | ReplyLost | None] = asyncio.Queue()
         self._channel: Channel | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -111,6 +113,11 @@ class RabbitMailbox:
     async def _supervise(self) -> None:
         while self._channel is not None:
             await asyncio.wait({self._channel.closing})
+            if not self._reopens:
+                self._arrived.put_nowait(
+                    ReplyLost(f"The connection that reads the reply queue {self.address} was lost.")
+                )
+                return
             while not await self._consume_again():  # noqa: ASYNC110 - a pause between tries, not a wait for a flag
                 await asyncio.sleep(_RETRY_PAUSE_S)
 

@@ -12,7 +12,7 @@ import pytest
 from asyncq.app import AsyncQ
 from asyncq.control import Control, WorkerName
 from asyncq.control_values import QueueState, WorkerPing
-from asyncq.errors import InvalidOption, InvalidQueueName, UnknownQueue, UnknownWorker
+from asyncq.errors import AnswersLost, InvalidOption, InvalidQueueName, UnknownQueue, UnknownWorker
 from asyncq.journal import Entry
 from asyncq.pauses import PauseNote
 from asyncq.testing.conformance.bench import QUEUE, WAIT_S, Bench, behaviour, eventually
@@ -394,6 +394,33 @@ async def test_a_worker_that_is_asked_to_drain_finishes_what_runs_and_ends(bench
             assert await waiting.result(WAIT_S) == 1
 
 
+@behaviour
+async def test_who_waits_for_a_drain_is_told_who_has_ended_and_who_has_not(bench: Bench) -> None:
+    """Nobody is told as ended who still runs a task."""
+    app, gate = bench.app(), Gate()
+    app.task(name="work")(gate.enter)
+    async with app:
+        nobody = await app.control.drain(timeout=WAIT_S, wait=1000 * WAIT_S)
+        assert (nobody.ended, nobody.remaining, nobody.complete) == ((), (), False)
+        worker = app.worker({QUEUE: 1})
+        run = asyncio.create_task(worker.run())
+        await worker.consuming()
+        running = await app.send("work", {"n": 1}, queue=QUEUE)
+        await eventually(lambda: gate.inside)
+        await eventually(lambda: _are_there(app, 1))
+        waited = await app.control.drain(timeout=WAIT_S, wait=SHORT_S)
+        (there,) = waited.answers
+        assert (waited.ended, waited.remaining, waited.complete) == ((), (there.name,), False)
+        worker.on_retire = gate.open.set  # so it ends only when it has heard the next question
+        waited = await app.control.drain(worker=there.name, timeout=WAIT_S, wait=2 * WAIT_S)
+        assert (waited.ended, waited.remaining, waited.complete) == ((there.name,), (), True)
+        assert await asyncio.wait_for(run, WAIT_S) == 0
+        assert await running.result(WAIT_S) == 1
+        for wrong in (-1, float("nan"), float("inf")):
+            with pytest.raises(InvalidOption, match="wait="):
+                await app.control.drain(wait=wrong)
+
+
 # --- what goes wrong
 
 
@@ -416,6 +443,26 @@ async def test_workers_can_be_asked_again_after_a_lost_connection(bench: Bench) 
             return len(found.answers) == 1 and not found.silent
 
         await eventually(is_back)
+
+
+@behaviour
+async def test_a_connection_that_is_lost_while_workers_are_asked_is_an_error_and_no_partial_answer(
+    bench: Bench,
+) -> None:
+    """It is not known who is there; and it is not waited for."""
+    name = WorkerName(QUEUE, "frozen-host", 17, "abc")
+    async with bench.open() as silent, bench.app() as app:
+        assert isinstance(silent, Control)
+        async with silent.listen(name) as questions:
+            await eventually(lambda: _silent(app, (name.name,)))
+            asking = asyncio.create_task(app.control.ping(host=name.host, timeout=1000 * WAIT_S))
+            async for question in questions:
+                if name.host.encode() in question.body:  # those before it were for everybody
+                    break
+            await app.send("work", queue=QUEUE, reply=False)  # confirmed, and so the question is as well
+            await bench.cut(app.broker)
+            with pytest.raises(AnswersLost, match="Ask again"):
+                await asyncio.wait_for(asking, WAIT_S)
 
 
 @behaviour
