@@ -139,21 +139,29 @@ class LocalEngine:
         return answer.stdout
 
     def _launch(self, before: Record | None) -> Record:
-        """Start the port mapper and the broker, on the ports of the last run where they are free."""
+        """Start the port mapper and the broker."""
         _end(self._state)
-        ports = before.ports if before is not None and _free_again(before.ports) else _new_ports()
+        ports = self._choose_ports(before)
         record = Record.of(self._name, self._installation.record(), self._setup, ports)
         self._state.write(record)
         self._prepare(ports)
         env = self._environment(ports)
         output = self._work / "output.log"
         output.write_bytes(b"")
-        epmd = self._installation.command("epmd", "-address", "127.0.0.1", "-port", str(ports.epmd))
-        spawn(epmd, env=env, output=output, record=lambda it: self._state.update(epmd=it))
-        _wait_for_port(ports.epmd, output)
+        self._start_port_mapper(ports, env, output)
         server = self._installation.command("rabbitmq-server")
         identity = spawn(server, env=env, output=output, record=lambda it: self._state.update(server=it))
         return replace(record, server=identity)
+
+    def _choose_ports(self, before: Record | None) -> Ports:
+        """Return those of the last run where they are free, else new ones."""
+        return before.ports if before is not None and _free_again(before.ports) else _new_ports()
+
+    def _start_port_mapper(self, ports: Ports, env: dict[str, str], output: Path) -> None:
+        """Start the node's own. Nodes of one cluster have one together: only through it do they find each other."""
+        epmd = self._installation.command("epmd", "-address", "127.0.0.1", "-port", str(ports.epmd))
+        spawn(epmd, env=env, output=output, record=lambda it: self._state.update(epmd=it))
+        _wait_for_port(ports.epmd, output)
 
     def _prepare(self, ports: Ports) -> None:
         """Write the configuration and the cookie; the data of earlier runs stays."""
