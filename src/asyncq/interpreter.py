@@ -91,8 +91,13 @@ class Road(Protocol):
         """See `asyncq.barrier.Barriers.open`."""
         ...
 
-    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         """See `asyncq.barrier.Barriers.arrive`.
+
+        Args:
+            arrival: Where to.
+            member: What is brought.
+            is_repeat: Whether it may have been brought before.
 
         Raises:
             QueueGone: The barrier is gone, and what follows it has not been done.
@@ -298,7 +303,7 @@ class Interpreter:
     async def _arrive(self, workflow: Workflow, arrival: Arrival, ending: Ending) -> None:
         member = Member(arrival.index, ending.kind, in_short(ending), ending.task_id, ending.task)
         try:
-            gathered = await self._road.arrive(arrival, member)
+            gathered = await self._road.arrive(arrival, member, is_repeat=self._source.is_repeat)
         except QueueGone as error:
             await self._road.end(workflow, chord_expired(arrival, ending, error))
             return
@@ -312,6 +317,8 @@ class Interpreter:
 
     async def _join(self, gathered: Gathered) -> None:
         """Go on with what all members have brought."""
+        if gathered.was_held:
+            self._source = replace(self._source, is_repeat=True)
         place, errors = _read_head(gathered.head)
         failed = [failed_of(member) for member in gathered.members if member.kind != ReplyType.SUCCEEDED]
         if failed and errors == "stop":

@@ -109,8 +109,9 @@ class SendingRoad:
         await self._broker.barriers().open(chord, head, keep_s=keep_s, timeout_s=self._timeout_s)
         self._opened.append(chord)
 
-    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         """See `asyncq.interpreter.Road.arrive`: for members that are empty, and have their value at once."""
+        del is_repeat  # a barrier that is gone is always told to whoever sends
         return await self._broker.barriers().arrive(arrival.chord, arrival.size, member, timeout_s=self._timeout_s)
 
     async def end(self, workflow: Workflow, ending: Ending) -> None:

@@ -108,8 +108,7 @@ class Following:
         self._place = place
         message = delivery.message
         trace: dict[str, HeaderValue] = {name: message.headers[name] for name in _TRACE if name in message.headers}
-        self._is_repeat = _is_repeat(delivery)
-        source = Source(message.app_id, message.task_id, trace, self._is_repeat)
+        source = Source(message.app_id, message.task_id, trace, _is_repeat(delivery))
         self._interpreter = Interpreter(self, parts.clock, parts.rules, source)
 
     def check(self, result: bytes) -> None:
@@ -196,7 +195,7 @@ class Following:
 
         await parts.publishing.persist(self._delivery, open_it)
 
-    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         """See `asyncq.interpreter.Road.arrive`."""
         parts = self._parts
         tries = 0
@@ -209,8 +208,10 @@ class Following:
         try:
             return await parts.publishing.persist(self._delivery, bring)
         except QueueGone:
-            # What has arrived before finds the barrier gone when the others have come, and what follows was done.
-            may_be_done = self._is_repeat or tries > 1 or not self._place.workflow.is_new
+            # What has arrived before finds the barrier gone when the others have come, and what follows was done. So
+            # does one whose lease is lost: whoever has got its task meanwhile has brought it.
+            is_lost = self._delivery.is_lost
+            may_be_done = is_repeat or is_lost or tries > 1 or not self._place.workflow.is_new
             if may_be_done and parts.clock.now_ms() < arrival.kept_until_ms:
                 log.info(
                     "a member of a chord has come a second time, after the chord was done",
