@@ -10,7 +10,7 @@ import pytest
 from asyncq.barrier import Gathered, Member
 from asyncq.broker import Publication
 from asyncq.ending import Ending
-from asyncq.errors import InvalidOption, MessageTooLarge, Unroutable
+from asyncq.errors import InvalidOption, MessageTooLarge, PublishError, Unroutable
 from asyncq.interpreter import FlowRules, Interpreter, Source
 from asyncq.message import ReplyType
 from asyncq.options import Sending
@@ -35,11 +35,16 @@ class Road:
         self.error: Exception | None = None
         self.gathered: Gathered | None = None
 
-    async def publish(self, items: Sequence[Publication]) -> None:
+    async def publish(self, item: Publication) -> None:
         if self.error is not None:
             raise self.error
-        self.published += items
-        self.log += [item.message.task_id for item in items]
+        self.published.append(item)
+        self.log.append(item.message.task_id)
+
+    async def publish_many(self, items: Sequence[Publication]) -> list[PublishError | None]:
+        for item in items:
+            await self.publish(item)
+        return [None for _ in items]
 
     async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None: ...
 

@@ -9,7 +9,8 @@ Each publish is repeated while the lease of the task lasts, as all of settlement
 once more by whoever gets the task, with the same ids.
 
 Where the broker finally refuses what follows (no permission, a full queue), that is a failure of what follows: it
-arrives at the barrier, or ends the workflow; and the task's own end stays what it was.
+arrives at the barrier, or ends the workflow; and the task's own end stays what it was. Of a fork, that is each member
+for itself: the others run.
 
 Invariant: when a method returns, nothing is left to be done for the workflow by this delivery.
 """
@@ -30,6 +31,7 @@ from asyncq.errors import (
     LeaseLost,
     MalformedMessage,
     MessageTooLarge,
+    PublishError,
     QueueGone,
     ResultTooLarge,
 )
@@ -182,9 +184,13 @@ class Following:
 
     # --- the road
 
-    async def publish(self, items: Sequence[Publication]) -> None:
+    async def publish(self, item: Publication) -> None:
         """See `asyncq.interpreter.Road.publish`."""
-        await self._parts.publishing.many(self._delivery, items)
+        await self._parts.publishing.follower(self._delivery, item)
+
+    async def publish_many(self, items: Sequence[Publication]) -> Sequence[PublishError | None]:
+        """See `asyncq.interpreter.Road.publish_many`."""
+        return await self._parts.publishing.followers(self._delivery, items)
 
     async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None:
         """See `asyncq.interpreter.Road.open_barrier`."""
