@@ -71,6 +71,7 @@ prove: venv
 	@$(TEST_SERVERS)
 	$(PYTEST) -m prove -s -v
 	$(PYTEST) --hypothesis-profile=prove --hypothesis-show-statistics -q tests/unit/test_properties_*.py
+	$(PYTEST) --hypothesis-profile=prove -q tests/integration/test_random_workflows.py
 
 bench: venv
 	@sh .ci/venv benchmarks

@@ -58,8 +58,16 @@ class Gathered(Protocol):
         """Whether the values together are more than a message may have, so that they were not kept."""
         ...
 
+    @property
+    def was_held(self) -> bool:
+        """Whether somebody has held them before, and may have gone on with them before it died."""
+        ...
+
     async def done(self) -> None:
-        """Remove the barrier: what follows is on its way."""
+        """Remove the barrier: what follows is on its way.
+
+        One that was opened more than once stays for those that come late, and takes them in; it goes away by itself.
+        """
         ...
 
     async def give_back(self) -> None:
@@ -88,8 +96,8 @@ class Barriers(Protocol):
         """Bring how a member has ended. Bringing it again does no harm.
 
         Returns:
-            All members, where they are complete and nobody else has got them; else None: somebody else goes on, now
-            or later.
+            All members, where they are complete. While somebody else holds them, that one's end is waited for. None:
+            somebody else has gone on, or does so when the last one has come.
 
         Raises:
             QueueGone: There is no such barrier: what follows is done already, or it stood for too long.

@@ -17,7 +17,7 @@ The barrier is removed after what follows it is confirmed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -28,14 +28,23 @@ from asyncq.body import ITEMS, ON_FAILURE, object_of
 from asyncq.broker import Exchange, Publication
 from asyncq.clock import Clock
 from asyncq.ending import Ending, chord_expired, chord_failed, failed_of, in_short, list_of
-from asyncq.errors import BrokerError, InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge, QueueGone
+from asyncq.errors import (
+    BrokerError,
+    InvalidOption,
+    LeaseLost,
+    MalformedMessage,
+    MessageTooLarge,
+    PublishError,
+    QueueGone,
+)
 from asyncq.life import RUNS
 from asyncq.loggers import get_logger
-from asyncq.message import LATEST_MS, HeaderValue, Message, ReplyType, new_id
+from asyncq.message import HeaderValue, Message, ReplyType, new_id
 from asyncq.outcome import Failure
 from asyncq.outgoing import Lineage, headers_and_delay
 from asyncq.program import WHOLE, Arrival, Fork, Place, Program, Step, Workflow
 from asyncq.program_json import place_in, with_next_read, with_place, with_raw_key
+from asyncq.program_steps import has_step, is_joined, longest_s, members, next_messages, over_ms
 
 __all__ = ["FlowRules", "Interpreter", "Road", "Source"]
 
@@ -83,16 +92,25 @@ class Source:
 class Road(Protocol):
     """How what follows gets to the broker. What a method raises ends the going on; it can be done again."""
 
-    async def publish(self, items: Sequence[Publication]) -> None:
-        """Publish messages; all are confirmed when it returns."""
+    async def publish(self, item: Publication) -> None:
+        """Publish a message; it is confirmed when this returns."""
+        ...
+
+    async def publish_many(self, items: Sequence[Publication]) -> Sequence[PublishError | None]:
+        """Publish messages, and return for each None, which is confirmed, or why it can finally not be sent."""
         ...
 
     async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None:
         """See `asyncq.barrier.Barriers.open`."""
         ...
 
-    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         """See `asyncq.barrier.Barriers.arrive`.
+
+        Args:
+            arrival: Where to.
+            member: What is brought.
+            is_repeat: Whether it may have been brought before.
 
         Raises:
             QueueGone: The barrier is gone, and what follows it has not been done.
@@ -169,18 +187,18 @@ class Interpreter:
             await self._road.end(place.workflow, ending)
 
     def _not_sent(self, place: Place, ending: Ending, error: Exception) -> Ending:
-        """Return the end of what was to go on, and could not be sent."""
+        """Return the end of what was to go on, and could not be sent: as that of the task in `ending`."""
         log.error(
-            "what follows a task could not be sent",
+            "what follows in a workflow could not be sent",
             task=ending.task,
             task_id=ending.task_id,
             workflow=place.workflow.id,
             cause=str(error),
         )
         now_ms = self._clock.now_ms()
-        over_ms = _over_ms(place, now_ms) if isinstance(error, InvalidOption) else None
-        if over_ms is not None:  # the workflow's time is over, before its turn
-            body = to_json({"expires_at": over_ms, "met_at": now_ms})
+        expired_ms = over_ms(place, now_ms) if isinstance(error, InvalidOption) else None
+        if expired_ms is not None:  # the workflow's time is over, before its turn
+            body = to_json({"expires_at": expired_ms, "met_at": now_ms})
             return Ending(ReplyType.EXPIRED, body, ending.task_id, ending.task)
         failure = Failure.of(error)
         return Ending.of_failure(ReplyType.FAILED, failure, task_id=ending.task_id, task=ending.task)
@@ -207,7 +225,7 @@ class Interpreter:
         may_be_too_large = len(value) + carried + _PLACE_BYTES > limit
         if not may_be_too_large and _is_object(value):
             return
-        for step, inside in _next_messages(place):
+        for step, inside in next_messages(place):
             if step.into == WHOLE:
                 _body(step, value)
             without = len(with_place(_body(step, None), inside)) if may_be_too_large else 0
@@ -224,7 +242,7 @@ class Interpreter:
             return
         element, place = place.then[0], replace(place, then=place.then[1:])
         if isinstance(element, Step):
-            await self._road.publish([self._publication(element, place, value)])
+            await self._road.publish(self._publication(element, place, value))
         else:
             await self._fork(element, place, value)
 
@@ -235,37 +253,57 @@ class Interpreter:
         if not size:
             await self.go_on(place, Ending(ReplyType.SUCCEEDED, b"[]"))
             return
-        kept_until_ms = await self._open(fork, place) if _is_joined(fork, place) else 0
+        kept_until_ms = await self._open(fork, place) if is_joined(fork, place) else 0
         # What holds no task has its value now. First, so that it is a worker that brings the last member.
-        if not all(map(_has_step, fork.members)):
-            for member, inside in _members(fork, place, kept_until_ms):
-                if not _has_step(member):
+        if not all(map(has_step, fork.members)):
+            for member, inside in members(fork, place, kept_until_ms):
+                if not has_step(member):
                     await self._run(replace(inside, then=member), value)
         await self._begin(fork, place, value, kept_until_ms)
 
     async def _open(self, fork: Fork, place: Place) -> int:
         """Make the barrier of a fork, and return until when it stands, in milliseconds since the epoch."""
         now_ms = self._clock.now_ms()
-        keep_s = self._rules.chord_kept_s + _longest_s(fork, now_ms)
+        keep_s = self._rules.chord_kept_s + longest_s(fork, now_ms)
         await self._road.open_barrier(fork.id, _head(fork, place), keep_s)
         return now_ms + round(keep_s * 1000)
 
     async def _begin(self, fork: Fork, place: Place, value: bytes | None, kept_until_ms: int) -> None:
         """Publish what the members of a fork begin with."""
         later: list[Place] = []
-        batch: list[Publication] = []
-        for member, inside in _members(fork, place, kept_until_ms):
+        batch: list[tuple[Place, Publication]] = []
+        for member, inside in members(fork, place, kept_until_ms):
+            begins = replace(inside, then=member)
             if member and isinstance(member[0], Step):
-                batch.append(self._publication(member[0], inside, value))
-            elif _has_step(member):  # it begins with a fork of its own
-                later.append(replace(inside, then=member))
+                batch.append((begins, self._publication(member[0], inside, value)))
+            elif has_step(member):  # it begins with a fork of its own
+                later.append(begins)
             if len(batch) == _AT_ONCE:
-                await self._road.publish(batch)
+                await self._publish_members(batch)
                 batch = []
         if batch:
-            await self._road.publish(batch)
-        for inside in later:
-            await self._run(inside, value)
+            await self._publish_members(batch)
+        for begins in later:
+            try:
+                await self._run(begins, value)
+            except LeaseLost:
+                raise
+            except BrokerError as error:
+                await self._not_begun(begins, error)
+
+    async def _publish_members(self, batch: Sequence[tuple[Place, Publication]]) -> None:
+        errors = await self._road.publish_many([item for _, item in batch])
+        for (begins, _), error in zip(batch, errors, strict=True):
+            if error is not None:
+                await self._not_begun(begins, error)
+
+    async def _not_begun(self, begins: Place, error: BrokerError) -> None:
+        """Let a member that could not be sent have failed, as one does that has run; a sender is told of it instead."""
+        if self._is_start:
+            raise error
+        step, _ = next(next_messages(begins))
+        unsent = Ending(ReplyType.FAILED, b"null", step.id, step.task)
+        await self._go_outwards(begins, self._not_sent(begins, unsent, error))
 
     def _publication(self, step: Step, place: Place, value: bytes | None) -> Publication:
         """Return the message of a step.
@@ -298,7 +336,7 @@ class Interpreter:
     async def _arrive(self, workflow: Workflow, arrival: Arrival, ending: Ending) -> None:
         member = Member(arrival.index, ending.kind, in_short(ending), ending.task_id, ending.task)
         try:
-            gathered = await self._road.arrive(arrival, member)
+            gathered = await self._road.arrive(arrival, member, is_repeat=self._source.is_repeat)
         except QueueGone as error:
             await self._road.end(workflow, chord_expired(arrival, ending, error))
             return
@@ -312,6 +350,8 @@ class Interpreter:
 
     async def _join(self, gathered: Gathered) -> None:
         """Go on with what all members have brought."""
+        if gathered.was_held:
+            self._source = replace(self._source, is_repeat=True)
         place, errors = _read_head(gathered.head)
         failed = [failed_of(member) for member in gathered.members if member.kind != ReplyType.SUCCEEDED]
         if failed and errors == "stop":
@@ -359,46 +399,6 @@ def _is_object(value: bytes) -> bool:
     return value.lstrip().startswith(b"{")
 
 
-def _is_joined(fork: Fork, place: Place) -> bool:
-    """Tell whether anybody wants the list of a fork that has this place."""
-    return fork.joined or place.has_more or place.chord is not None
-
-
-def _has_step(program: Program) -> bool:
-    return any(isinstance(element, Step) or any(map(_has_step, element.members)) for element in program)
-
-
-def _members(fork: Fork, place: Place, kept_until_ms: int) -> Iterator[tuple[Program, Place]]:
-    """Yield the members of a fork, each with what the message of its first step carries."""
-    is_joined, size = _is_joined(fork, place), len(fork.members)
-    for index, member in enumerate(fork.members):
-        arrival = Arrival(fork.id, index, size, kept_until_ms) if is_joined else None
-        yield member, Place(place.workflow, member[1:], chord=arrival, ends=False)
-
-
-def _next_messages(place: Place) -> Iterator[tuple[Step, Place]]:
-    """Yield the steps that take the value now, each with what its message carries."""
-    if not place.then:
-        return
-    element, rest = place.then[0], replace(place, then=place.then[1:])
-    if isinstance(element, Step):
-        yield element, rest
-        return
-    for member, inside in _members(element, rest, LATEST_MS):
-        yield from _next_messages(replace(inside, then=member))
-
-
-def _over_ms(place: Place, now_ms: int) -> int | None:
-    """Return when the time was over of a step that comes next, and would never run; None where there is none."""
-    for step, _ in _next_messages(place):
-        try:
-            step.sending.times_at(now_ms)
-            step.sending.deadline_at(now_ms)
-        except InvalidOption:
-            return step.sending.expires_ms or step.sending.deadline_ms or now_ms
-    return None
-
-
 def _head(fork: Fork, place: Place) -> bytes:
     return with_place(to_json({"errors": fork.errors}), place)
 
@@ -415,14 +415,3 @@ def _too_large(step: Step, size: int, limit: int) -> MessageTooLarge:
         f"The message of task {step.task!r}, which follows, would have {size} bytes with this result, and at most "
         f"{limit} may be (max_message_bytes)."
     )
-
-
-def _longest_s(element: Step | Fork, now_ms: int) -> float:
-    """Return how long an element may take by its own options, in seconds: delays, and time limits."""
-    if isinstance(element, Fork):
-        return max((sum(_longest_s(item, now_ms) for item in member) for member in element.members), default=0.0)
-    sending = element.sending
-    delay_s = sending.delay_s or 0.0
-    if sending.eta_ms is not None:
-        delay_s = max(0.0, (sending.eta_ms - now_ms) / 1000)
-    return delay_s + (sending.time_limit_s or 0.0)

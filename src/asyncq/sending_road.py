@@ -75,8 +75,12 @@ class SendingRoad:
         self._opened: list[str] = []
         self._sent = 0
 
-    async def publish(self, items: Sequence[Publication]) -> None:
-        """See `asyncq.interpreter.Road.publish`.
+    async def publish(self, item: Publication) -> None:
+        """See `asyncq.interpreter.Road.publish`. Raises what `publish_many` raises."""
+        await self.publish_many([item])
+
+    async def publish_many(self, items: Sequence[Publication]) -> Sequence[PublishError | None]:
+        """See `asyncq.interpreter.Road.publish_many`. What was not sent is raised.
 
         Raises:
             PublishError: Nothing of the workflow was taken.
@@ -89,6 +93,7 @@ class SendingRoad:
             await self._note(taken)
         if errors := [error for error in outcomes if error is not None]:
             await self._fail(errors)
+        return outcomes
 
     async def _fail(self, errors: Sequence[PublishError]) -> None:
         if all(isinstance(error, (NotSent, Unroutable, MessageTooLarge)) for error in errors) and not self._sent:
@@ -109,8 +114,9 @@ class SendingRoad:
         await self._broker.barriers().open(chord, head, keep_s=keep_s, timeout_s=self._timeout_s)
         self._opened.append(chord)
 
-    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         """See `asyncq.interpreter.Road.arrive`: for members that are empty, and have their value at once."""
+        del is_repeat  # a barrier that is gone is always told to whoever sends
         return await self._broker.barriers().arrive(arrival.chord, arrival.size, member, timeout_s=self._timeout_s)
 
     async def end(self, workflow: Workflow, ending: Ending) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import repeat
+from typing import Any
 
 import pytest
 
-from asyncq.errors import LeaseLost, PublishUncertain, Unroutable
+from asyncq.errors import AccessRefused, LeaseLost, PublishUncertain, Refused, Unroutable
 from asyncq.interpreter import FlowRules, Interpreter, Source
 from asyncq.life import RUNS
-from asyncq.message import ATTEMPT
+from asyncq.memory.barrier import MemoryBarriers
+from asyncq.message import ATTEMPT, Message
 from asyncq.outcome import Cancelled, Failed, Failure, Outcome, Succeeded
-from asyncq.program import Arrival, Fork, Place, Program, Step, Workflow
+from asyncq.program import Arrival, Errors, Fork, Place, Program, Step, Workflow
 from asyncq.program_json import place_in, with_place
 from asyncq.worker.execution import Executed
 from worker_kit import Kit, LoneDelivery, make_kit
@@ -106,6 +110,62 @@ async def test_a_refused_follower_ends_the_workflow_and_not_the_task(parts: Kit)
     assert json.loads(second.body)["type"] == "asyncq.errors.Unroutable"
 
 
+@pytest.mark.parametrize("errors", ["stop", "collect"])
+async def test_a_member_that_is_refused_has_failed_and_the_others_run(
+    parts: Kit, monkeypatch: pytest.MonkeyPatch, errors: Errors
+) -> None:
+    """It arrives at the barrier with its own name; the last one of the others goes on."""
+    members = tuple((Step(f"m{number}", "work.more", "work"),) for number in range(3))
+    fork = Fork("f", members, errors)
+    publish, answers = (
+        parts.broker.publish,
+        {"m0": repeat(Refused("full")), "m1": iter([PublishUncertain("no answer")])},
+    )
+
+    async def publish_some(message: Message, *more: Any, **options: Any) -> None:
+        if (error := next(answers.get(message.task_id, iter(())), None)) is not None:
+            raise error
+        await publish(message, *more, **options)
+
+    monkeypatch.setattr(parts.broker, "publish", publish_some)
+    await settle(parts, Succeeded(b"1"), Place(FLOW, (fork, NEXT)))
+    assert [(message.task_id, message.headers.get(RUNS)) for message in tasks(parts)] == [("m2", None), ("m1", 1)]
+    for message in tasks(parts):
+        delivery = parts.delivery("work", body=message.body, task_id=message.task_id)
+        await parts.settlement.settle(Executed(delivery, 1, Succeeded(b"1")))
+    if errors == "stop":
+        (told,) = [reply for reply in parts.broker.replies() if reply.task_id == "flow"]
+        failed = json.loads(told.body)["members"]
+    else:
+        failed = [member for member in json.loads(tasks(parts)[-1].body)["x"] if member != 1]
+    assert [(item["index"], item["task_id"], item["task"], item["error_type"]) for item in failed] == [
+        (0, "m0", "work.more", "asyncq.errors.Refused")
+    ]
+
+
+async def test_a_group_within_a_chord_that_cannot_be_begun_has_failed(
+    parts: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own barrier could not be made; it is named by its first task."""
+    inner = Fork("inner", ((Step("m0", "work.more", "work"),),), joined=True)
+    fork = Fork("f", ((Step("first", "work.more", "work"),), (inner,)))
+    opened = MemoryBarriers.open
+
+    async def refuse_the_inner_one(self: MemoryBarriers, chord: str, head: bytes, **more: float) -> None:
+        if chord == "inner":
+            raise AccessRefused("no permission")
+        await opened(self, chord, head, **more)
+
+    monkeypatch.setattr(MemoryBarriers, "open", refuse_the_inner_one)
+    await settle(parts, Succeeded(b"1"), Place(FLOW, (fork, NEXT)))
+    (message,) = tasks(parts)
+    delivery = parts.delivery("work", body=message.body, task_id=message.task_id)
+    await parts.settlement.settle(Executed(delivery, 1, Succeeded(b"1")))
+    (told,) = [reply for reply in parts.broker.replies() if reply.task_id == "flow"]
+    (failed,) = json.loads(told.body)["members"]
+    assert (failed["index"], failed["task_id"], failed["error_type"]) == (1, "m0", "asyncq.errors.AccessRefused")
+
+
 async def test_a_lost_lease_leaves_the_rest_to_who_gets_the_task(parts: Kit) -> None:
     """Nothing is acked, nothing is told of the workflow."""
     parts.broker.fail("publish", *[PublishUncertain("no answer")] * 20)
@@ -169,7 +229,8 @@ async def test_how_long_barriers_stand_follows_from_delays_and_limits(parts: Kit
         async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None:
             opened.append(keep_s)
 
-        async def publish(self, items: object) -> None: ...
+        async def publish_many(self, items: Sequence[object]) -> list[None]:
+            return [None for _ in items]
 
     from asyncq.options import Sending
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from asyncq.barrier import Member
+from asyncq.barrier import Gathered, Member
 from asyncq.broker import Publication
 from asyncq.ending import Ending
-from asyncq.errors import InvalidOption, MessageTooLarge, Unroutable
+from asyncq.errors import InvalidOption, MessageTooLarge, PublishError, Unroutable
 from asyncq.interpreter import FlowRules, Interpreter, Source
 from asyncq.message import ReplyType
 from asyncq.options import Sending
@@ -30,20 +30,30 @@ class Road:
         self.published: list[Publication] = []
         self.log: list[str] = []
         self.arrived: list[Member] = []
+        self.repeats: list[bool] = []
         self.ends: list[Ending] = []
         self.error: Exception | None = None
+        self.gathered: Gathered | None = None
 
-    async def publish(self, items: Sequence[Publication]) -> None:
+    async def publish(self, item: Publication) -> None:
         if self.error is not None:
             raise self.error
-        self.published += items
-        self.log += [item.message.task_id for item in items]
+        self.published.append(item)
+        self.log.append(item.message.task_id)
+
+    async def publish_many(self, items: Sequence[Publication]) -> list[PublishError | None]:
+        for item in items:
+            await self.publish(item)
+        return [None for _ in items]
 
     async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None: ...
 
-    async def arrive(self, arrival: Arrival, member: Member) -> None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         self.arrived.append(member)
+        self.repeats.append(is_repeat)
         self.log.append(f"{arrival.chord} {member.index}")
+        gathered, self.gathered = self.gathered, None
+        return gathered
 
     async def end(self, workflow: Workflow, ending: Ending) -> None:
         self.ends.append(ending)
@@ -142,3 +152,32 @@ async def test_members_without_a_task_arrive_before_a_task_is_sent(road: Road) -
     members = ((one,), (), (Fork("g", ((two,), ())),), (Fork("h", ()),))
     await interpreter_on(road).start((Fork("f", members), Step("body", "work.more", "work", into="x")), FLOW)
     assert road.log == ["f 1", "f 3", "one", "g 1", "two"]
+
+
+class Held:
+    """All members of a chord, which somebody may have held before."""
+
+    is_too_large = False
+
+    def __init__(self, head: bytes, *, was_held: bool) -> None:
+        self.head = head
+        self.was_held = was_held
+        self.members = [Member(0, "succeeded", b"1", "t0", "work.more")]
+
+    async def done(self) -> None: ...
+
+    async def give_back(self) -> None: ...
+
+
+@pytest.mark.parametrize("was_held", [False, True])
+async def test_who_goes_on_with_what_somebody_has_held_before_says_so(road: Road, was_held: bool) -> None:
+    """That one may have died when it had gone on: then what follows comes twice, and the second one is no surprise."""
+    outer, inner = Arrival("outer", 0, 1, 2**42), Arrival("inner", 0, 1, 2**42)
+    follows = Place(FLOW, (Step("next", "work.more", "work", into="x"),))
+    for place in (follows, Place(FLOW, chord=outer)):
+        road.gathered = Held(with_place(b"{}", place), was_held=was_held)
+        await interpreter_on(road).go_on(Place(FLOW, chord=inner), Ending(ReplyType.SUCCEEDED, b"1"))
+    (item,) = road.published
+    assert ("asyncq-runs" in item.message.headers) == was_held
+    assert road.log == ["inner 0", "next", "inner 0", "outer 0"]
+    assert road.repeats == [False, False, was_held]

@@ -42,7 +42,10 @@ class MemoryBarriers:
         self._check_size(head, chord)
         with self._node.changing():
             until_s = self._node.clock.monotonic() + keep_s
-            self._node.barriers.setdefault(self._names.chord_queue(chord), MemoryBarrier(head, until_s))
+            barrier = self._node.barriers.setdefault(self._names.chord_queue(chord), MemoryBarrier(head, until_s))
+            if barrier.head is None:
+                barrier.head = head
+            barrier.opened += 1
         await asyncio.sleep(0)  # as any publish does, it lets others run
 
     async def arrive(self, chord: str, size: int, member: Member, *, timeout_s: float) -> MemoryGathered | None:
@@ -67,11 +70,11 @@ class MemoryBarriers:
             while True:
                 with self._node.looking():
                     barrier = self._find(queue)
-                    if barrier is None or len(barrier.members) < size:
+                    if barrier is None or barrier.head is None or len(barrier.members) < size:
                         return None
                     if not barrier.is_held:
                         barrier.is_held = True
-                        return MemoryGathered(self._node, queue, barrier, self._max_bytes, self._held)
+                        return MemoryGathered(self._node, queue, barrier, barrier.head, self._max_bytes, self._held)
                 await changed.wait()
                 changed.clear()
         finally:
@@ -97,31 +100,43 @@ class MemoryGathered:
     """See `asyncq.barrier.Gathered`."""
 
     def __init__(
-        self, node: MemoryNode, queue: str, barrier: MemoryBarrier, max_bytes: int, held: set[MemoryGathered]
+        self,
+        node: MemoryNode,
+        queue: str,
+        barrier: MemoryBarrier,
+        head: bytes,
+        max_bytes: int,
+        held: set[MemoryGathered],
     ) -> None:
         self._node = node
         self._queue = queue
         self._barrier = barrier
         self._held = held
-        self.head = barrier.head
+        self.head = head
+        self.was_held = barrier.was_held
         self.members: Sequence[Member] = [member for _, member in sorted(barrier.members.items())]
         self.is_too_large = sum(len(member.body) + 1 for member in self.members) > max_bytes
         held.add(self)
 
     async def done(self) -> None:
         """See `asyncq.barrier.Gathered.done`."""
-        self._end(lambda: self._node.delete_queue(self._queue))
+        self._end(self._leave if self._barrier.opened > 1 else lambda: self._node.delete_queue(self._queue))
 
     async def give_back(self) -> None:
         """See `asyncq.barrier.Gathered.give_back`."""
         self.lose()
+
+    def _leave(self) -> None:
+        with self._node.changing():
+            self._barrier.head, self._barrier.opened, self._barrier.is_held = None, 0, False
+            self._barrier.members.clear()
 
     def lose(self) -> None:
         """Do what a lost connection does."""
 
         def release() -> None:
             with self._node.changing():
-                self._barrier.is_held = False
+                self._barrier.is_held, self._barrier.was_held = False, True
 
         self._end(release)
 

@@ -164,13 +164,17 @@ class MemoryBarrier:
     """What the queue of one chord holds; see `asyncq.memory.barrier`.
 
     Attributes:
-        head: What was left when it was opened.
+        head: What was left when it was opened; None when it is done.
         until_s: When it expires, by the clock's monotonic time.
         members: Who has arrived, by their places.
         is_held: Whether somebody has gathered them.
+        was_held: Whether somebody has done so before.
+        opened: How often it was opened.
     """
 
-    head: bytes
+    head: bytes | None
     until_s: float
     members: dict[int, Member] = field(default_factory=dict)
     is_held: bool = False
+    was_held: bool = False
+    opened: int = 0

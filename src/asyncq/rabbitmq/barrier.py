@@ -7,11 +7,15 @@
                                       │ yes                       │ no: some came twice
                                       ▼                           ▼
                   gathered ─▶ goes on ─▶ the queue is deleted     settle what is there twice, give the rest back,
-                                                                  publish one's own again, count again
+                                                                  count again
 
 The count after one's own confirm includes all that was confirmed before, so the last one to arrive sees all of them.
 Several may; the queue has a consumer as soon as one of them gathers, and then the others wait until it has none. Of two
-that begin in the same moment one is the active consumer; the other leaves, and waits as well.
+that begin in the same moment one is the active consumer; the other leaves, and waits as well. So does who comes by the
+same client: the task of the one that gathers may have come again already, and would leave the chord to itself.
+
+A barrier that was opened twice (its workflow was sent again, or a worker has died behind it) has members that come
+twice. Its queue stays when it is done, without what follows: a late one finds it, and leaves. It expires.
 
 Whoever holds messages hides them from the counts of others. It lets go of them by closing its channel, never by
 cancelling its consumer: the broker then takes the consumer away and puts the messages back in one step. So a queue
@@ -95,7 +99,7 @@ class RabbitBarriers:
         self._open_channel = open_channel
         self._max_bytes = max_bytes
         self._may_declare = may_declare
-        self._gathering: set[str] = set()
+        self._gathering: dict[str, asyncio.Event] = {}
         self._counting = Counting(open_channel)
 
     async def open(self, chord: str, head: bytes, *, keep_s: float, timeout_s: float) -> None:
@@ -114,22 +118,26 @@ class RabbitBarriers:
     async def arrive(self, chord: str, size: int, member: Member, *, timeout_s: float) -> RabbitGathered | None:
         """See `asyncq.barrier.Barriers.arrive`."""
         queue = self._names.chord_queue(chord)
+        await self._put(queue, member, timeout_s)
+        heads = 1
         while True:
-            await self._put(queue, member, timeout_s)
-            gathered = await self._gathered(queue, size)
+            gathered = await self._gathered(queue, size, heads)
             if gathered is None or gathered.is_complete:
                 return gathered
-            await gathered.give_back_once_each(member.index)
+            await gathered.give_back_once_each()
+            heads = max(heads, gathered.heads)
 
-    async def _gathered(self, queue: str, size: int) -> RabbitGathered | None:
-        """Return what is there, if that may be all; None where others come later, or somebody else gathers."""
+    async def _gathered(self, queue: str, size: int, heads: int) -> RabbitGathered | None:
+        """Return what is there, if that may be all; None where others come later, or somebody else has gone on."""
         patience_s = _IDLE_S
         while True:
             ready = await self._count(queue)
-            if ready < size + 1 or queue in self._gathering:
+            if ready < size + heads:
                 return None
-            gathered = RabbitGathered(queue, size, self._max_bytes, lambda: self._gathering.discard(queue))
-            self._gathering.add(queue)
+            if queue in self._gathering:  # since the answer
+                continue
+            gathered = RabbitGathered(queue, size, self._max_bytes, lambda: self._gathering.pop(queue).set())
+            self._gathering[queue] = asyncio.Event()
             is_begun = False
             try:
                 is_begun = await gathered.begin(self._open_channel, ready, patience_s)
@@ -163,16 +171,15 @@ class RabbitBarriers:
             ) from None
 
     async def _count(self, queue: str) -> int:
-        """Return how many messages are there for us to gather: 0 where that is done, or this client gathers them.
-
-        Of this client's gathering one thing is sure: where it fails, its own task comes again, and counts again.
-        """
+        """Return how many messages are there, as soon as nobody holds any: 0 where there is no such queue any more."""
         empty = waits = 0
         while empty < _COUNTS and waits < _WAITS:
             counted = await self._counting.count(queue)
-            if counted is None or queue in self._gathering:
+            if counted is None:
                 return 0
-            if counted.consumers:
+            if (gathering := self._gathering.get(queue)) is not None:
+                await gathering.wait()
+            elif counted.consumers:
                 await asyncio.sleep(min(_LONGEST_WAIT_S, _SHORTEST_WAIT_S * 2**waits))
                 waits += 1
             elif counted.ready:
@@ -197,6 +204,9 @@ class RabbitGathered:
         size: How many members there are.
         max_bytes: How much their values may be together.
         end: Called when it holds nothing any more.
+
+    Attributes:
+        was_held: See `asyncq.barrier.Gathered.was_held`.
     """
 
     def __init__(self, queue: str, size: int, max_bytes: int, end: Callable[[], None]) -> None:
@@ -214,6 +224,8 @@ class RabbitGathered:
         self._over = asyncio.Event()
         self._surplus: list[int] = []
         self._brought = 0
+        self._heads: list[int] = []
+        self.was_held = False
 
     @property
     def head(self) -> bytes:
@@ -229,6 +241,11 @@ class RabbitGathered:
     def is_too_large(self) -> bool:
         """See `asyncq.barrier.Gathered.is_too_large`."""
         return self._left_bytes < 0
+
+    @property
+    def heads(self) -> int:
+        """How often it was opened."""
+        return len(self._heads)
 
     @property
     def is_complete(self) -> bool:
@@ -303,10 +320,11 @@ class RabbitGathered:
         assert isinstance(frame, commands.Basic.Deliver)  # noqa: S101 - a consumer gets nothing else
         tag = frame.delivery_tag or 0
         self._brought += 1
+        self.was_held |= bool(frame.redelivered)
         message = message_from(delivered.header.properties, delivered.body)
         index = message.headers.get(INDEX)
         if message.type == HEAD:
-            self._keep_tag(-1, tag, is_better=self._head is None)
+            self._heads.append(tag)
             self._head = self._head or message.body
         elif isinstance(index, int) and 0 <= index < self._size:
             known = self._members.get(index)
@@ -336,30 +354,41 @@ class RabbitGathered:
     async def done(self) -> None:
         """See `asyncq.barrier.Gathered.done`. Where it cannot be deleted, it expires."""
         try:
-            # Else the broker cancels it, and that is logged. What follows is on its way: nobody needs the messages.
-            await self._channel.basic_cancel(self._tag, nowait=True)
-            await self._channel.queue_delete(self._queue)
+            if self.heads > 1:
+                await self._settle_all_but_one()
+            else:
+                # Else the broker cancels it, and that is logged. What follows is on its way: nobody needs the messages.
+                await self._channel.basic_cancel(self._tag, nowait=True)
+                await self._channel.queue_delete(self._queue)
         except (amqp.AMQPError, amqp.ChannelInvalidStateError, OSError, asyncio.CancelledError) as error:
             reraise_if_cancelled()
             log.warning("the queue of a chord could not be deleted, it expires later", queue=self._queue, cause=error)
         await self.give_back()
 
-    async def give_back_once_each(self, own: int) -> None:
-        """Give back what is not complete, without what is there twice, and without one's own, which is put in anew.
+    async def _settle_all_but_one(self) -> None:
+        """Leave a queue that can never be complete, having no head, and is not empty, as one is that has no leader."""
+        self._surplus += self._heads
+        self._surplus += [tag for index, tag in self._tags.items() if index > 0]
+        await self._settle_surplus()
+
+    async def _settle_surplus(self) -> None:
+        for tag in self._surplus:
+            await self._channel.basic_ack(tag, wait=False)
+        self._surplus.clear()
+        # The broker works on the commands of a channel in their order: after the answer all are settled.
+        await self._channel.queue_declare(self._queue, passive=True)
+
+    async def give_back_once_each(self) -> None:
+        """Give back what is not complete, without the members that are there twice.
 
         Raises:
             BrokerError: The connection was lost: all that was held is back then.
         """
         try:
             with contextlib.suppress(amqp.ChannelNotFoundEntity), _our_errors(f"giving back to queue {self._queue!r}"):
-                if own in self._tags:
-                    self._surplus.append(self._tags.pop(own))
-                for tag in self._surplus:
-                    await self._channel.basic_ack(tag, wait=False)
-                # The broker works on the commands of a channel in their order: after the answer all are settled.
-                await self._channel.queue_declare(self._queue, passive=True)
+                await self._settle_surplus()
         finally:
-            await self.give_back()  # else the next one who comes by this client would leave all to this one
+            await self.give_back()  # else the next one who comes by this client would wait for this one
 
     async def give_back(self) -> None:
         """See `asyncq.barrier.Gathered.give_back`."""

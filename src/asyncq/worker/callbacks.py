@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asyncq.body import FAILED, ON_FAILURE, arguments_in, object_of, with_key
-from asyncq.broker import DeadLetterRecord, Delay, Delivery, Exchange
+from asyncq.broker import DeadLetterRecord, Delay, Delivery, Exchange, Publication
 from asyncq.callback import DEEPEST, Callback, callback_in
 from asyncq.clock import Clock
 from asyncq.errors import InvalidOption, LeaseLost, MalformedMessage, MessageTooLarge
@@ -172,7 +172,7 @@ class Callbacks:
             timestamp_ms=now_ms,
             app_id=message.app_id,
         )
-        await self._publishing.callback(delivery, call, Exchange(self._exchange, callback.queue), delay)
+        await self._publishing.follower(delivery, Publication(call, Exchange(self._exchange, callback.queue), delay))
 
     @staticmethod
     def _tell(message: Message, callback: Callback | None, error: Exception) -> None:

@@ -9,7 +9,8 @@ Each publish is repeated while the lease of the task lasts, as all of settlement
 once more by whoever gets the task, with the same ids.
 
 Where the broker finally refuses what follows (no permission, a full queue), that is a failure of what follows: it
-arrives at the barrier, or ends the workflow; and the task's own end stays what it was.
+arrives at the barrier, or ends the workflow; and the task's own end stays what it was. Of a fork, that is each member
+for itself: the others run.
 
 Invariant: when a method returns, nothing is left to be done for the workflow by this delivery.
 """
@@ -30,6 +31,7 @@ from asyncq.errors import (
     LeaseLost,
     MalformedMessage,
     MessageTooLarge,
+    PublishError,
     QueueGone,
     ResultTooLarge,
 )
@@ -108,8 +110,7 @@ class Following:
         self._place = place
         message = delivery.message
         trace: dict[str, HeaderValue] = {name: message.headers[name] for name in _TRACE if name in message.headers}
-        self._is_repeat = _is_repeat(delivery)
-        source = Source(message.app_id, message.task_id, trace, self._is_repeat)
+        source = Source(message.app_id, message.task_id, trace, _is_repeat(delivery))
         self._interpreter = Interpreter(self, parts.clock, parts.rules, source)
 
     def check(self, result: bytes) -> None:
@@ -183,9 +184,13 @@ class Following:
 
     # --- the road
 
-    async def publish(self, items: Sequence[Publication]) -> None:
+    async def publish(self, item: Publication) -> None:
         """See `asyncq.interpreter.Road.publish`."""
-        await self._parts.publishing.many(self._delivery, items)
+        await self._parts.publishing.follower(self._delivery, item)
+
+    async def publish_many(self, items: Sequence[Publication]) -> Sequence[PublishError | None]:
+        """See `asyncq.interpreter.Road.publish_many`."""
+        return await self._parts.publishing.followers(self._delivery, items)
 
     async def open_barrier(self, chord: str, head: bytes, keep_s: float) -> None:
         """See `asyncq.interpreter.Road.open_barrier`."""
@@ -196,7 +201,7 @@ class Following:
 
         await parts.publishing.persist(self._delivery, open_it)
 
-    async def arrive(self, arrival: Arrival, member: Member) -> Gathered | None:
+    async def arrive(self, arrival: Arrival, member: Member, *, is_repeat: bool) -> Gathered | None:
         """See `asyncq.interpreter.Road.arrive`."""
         parts = self._parts
         tries = 0
@@ -209,8 +214,10 @@ class Following:
         try:
             return await parts.publishing.persist(self._delivery, bring)
         except QueueGone:
-            # What has arrived before finds the barrier gone when the others have come, and what follows was done.
-            may_be_done = self._is_repeat or tries > 1 or not self._place.workflow.is_new
+            # What has arrived before finds the barrier gone when the others have come, and what follows was done. So
+            # does one whose lease is lost: whoever has got its task meanwhile has brought it.
+            is_lost = self._delivery.is_lost
+            may_be_done = is_repeat or is_lost or tries > 1 or not self._place.workflow.is_new
             if may_be_done and parts.clock.now_ms() < arrival.kept_until_ms:
                 log.info(
                     "a member of a chord has come a second time, after the chord was done",

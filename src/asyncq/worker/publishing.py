@@ -17,7 +17,6 @@ from asyncq.broker import (
     DeadLetterRecord,
     Delay,
     Delivery,
-    Exchange,
     Publication,
     Queue,
     QueueSpec,
@@ -98,7 +97,7 @@ class Publishing:
             delivery, lambda: self._broker.publish(copy, address, delay=delay, timeout_s=self._timeout_s)
         )
 
-    async def callback(self, delivery: Delivery, message: Message, to: Exchange, delay: Delay | None) -> None:
+    async def follower(self, delivery: Delivery, item: Publication) -> None:
         """Send a task that follows from the delivery's. Its queue is declared where there is none yet.
 
         Raises:
@@ -106,40 +105,48 @@ class Publishing:
             PublishError: Again and again the broker says no: the queue is full, or there is none and it cannot be had.
             LeaseLost: See above.
         """
-        with sending(self._tracing, [Publication(message, to, delay)], renew=True) as (sent,):
+        with sending(self._tracing, [item], renew=True) as (sent,):
 
             async def publish() -> None:
-                await self._broker.publish(sent.message, to, delay=delay, timeout_s=self._timeout_s)
+                await self._broker.publish(sent.message, sent.to, delay=sent.delay, timeout_s=self._timeout_s)
 
-            await self._persist(delivery, publish, queues=[to.queue], is_no=_is_no)
+            await self._persist(delivery, publish, queues=[item.to.queue], is_no=_is_no)
 
-    async def many(self, delivery: Delivery, items: Sequence[Publication]) -> None:
+    async def followers(self, delivery: Delivery, items: Sequence[Publication]) -> list[PublishError | None]:
         """Send tasks that follow from the delivery's, with their confirms pipelined. Missing queues are declared.
 
         What may be in its queue already when it is published again says so: whoever runs it may not be alone.
 
+        Returns:
+            For each the error that `follower` would raise, or None: the others were sent all the same.
+
         Raises:
-            MessageTooLarge: However often one tries.
-            PublishError: Again and again the broker says no.
             LeaseLost: See above.
         """
+        errors: list[PublishError | None] = [None] * len(items)
         with sending(self._tracing, items, renew=True) as sent:
-            left = list(sent)
+            left = dict(enumerate(sent))
 
             async def publish() -> None:
-                nonlocal left
-                if len(left) == 1:
-                    item = left[0]
-                    await self._broker.publish(item.message, item.to, delay=item.delay, timeout_s=self._timeout_s)
-                    return
-                errors = await self._broker.publish_many(left, timeout_s=self._timeout_s)
-                unsent = [(item, error) for item, error in zip(left, errors, strict=True) if error is not None]
-                left = [_again(item) if isinstance(error, PublishUncertain) else item for item, error in unsent]
-                if unsent:
-                    raise min((error for _, error in unsent), key=_urgency)
+                for place, error in zip(
+                    tuple(left),
+                    await self._broker.publish_many(tuple(left.values()), timeout_s=self._timeout_s),
+                    strict=True,
+                ):
+                    errors[place] = error
+                    if error is None or isinstance(error, MessageTooLarge):
+                        del left[place]
+                    elif isinstance(error, PublishUncertain):
+                        left[place] = _again(left[place])
+                if unsent := [error for place in left if (error := errors[place]) is not None]:
+                    raise min(unsent, key=_urgency)
 
             queues = sorted({item.to.queue for item in items})
-            await self._persist(delivery, publish, queues=queues, is_no=_is_no)
+            try:
+                await self._persist(delivery, publish, queues=queues, is_no=_is_no)
+            except PublishError as error:
+                log.debug("some of what follows was not sent", of=len(items), unsent=len(left), cause=str(error))
+        return errors
 
     async def persist(self, delivery: Delivery, operation: Callable[[], Awaitable[T]]) -> T:
         """Do something on the broker, again and again until it is done.
@@ -313,8 +320,8 @@ def _again(item: Publication) -> Publication:
 
 
 def _urgency(error: PublishError) -> int:
-    """Return the place of an error among those of many messages: what trying again does not help comes first."""
-    return 0 if isinstance(error, MessageTooLarge) else 1 if isinstance(error, Unroutable) else 2
+    """Return the place of an error among those of many messages: nobody gives up while some were not refused."""
+    return 1 + (not isinstance(error, Unroutable)) if _is_no(error) else 0
 
 
 def _error_body(failure: Failure) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from asyncq.barrier import Member
 from asyncq.broker import Queue
 from asyncq.callback import Callback
-from asyncq.errors import QueueGone
+from asyncq.errors import PartlySent, QueueGone
 from asyncq.failed_member import FailedMember
 from asyncq.failed_task import FailedTask
 from asyncq.message import derived_id, new_id
@@ -227,6 +227,41 @@ async def test_a_chord_whose_queue_is_gone_says_so(bench: Bench) -> None:
             message = await flow.end(pending)
     assert message.type == "failed"
     assert b"asyncq.errors.ChordExpired" in message.body
+
+
+@behaviour
+async def test_a_late_member_of_a_workflow_that_was_sent_twice_is_no_failure(bench: Bench) -> None:
+    """After `PartlySent` what is sent again may come first, and the chord is done without the first copy."""
+    flow = Flow(bench)
+    runs: list[int] = []
+    told: list[FailedTask] = []
+    go_on = asyncio.Event()
+
+    @flow.app.task
+    async def slow_at_first(x: int) -> int:
+        runs.append(x)
+        if len(runs) == 1:
+            await asyncio.wait_for(go_on.wait(), WAIT_S)
+        return x
+
+    @flow.app.task
+    async def tell(failed: FailedTask) -> None:
+        told.append(failed)
+
+    first, second = flow.step("slow_at_first", x=1), flow.step("add", x=2, y=0)
+    fork, last = flow.fork(first, second), flow.step("total", "values")
+    callback = Callback(f"{QUEUE}.tell", QUEUE)
+    async with bench.working(flow.app) as worker:
+        members = ((first,), (replace(second, queue="nowhere"),))
+        with pytest.raises(PartlySent):
+            await flow.send(replace(fork, members=members), last, on_failure=callback)
+        await eventually(lambda: runs)
+        assert await flow.value(fork, last, on_failure=callback, is_new=False) == 3
+        go_on.set()
+        await eventually(lambda: worker.stats().outcomes.get("Succeeded", 0) >= 4)
+        flow.id = new_id()
+        assert await flow.value(flow.step("note")) == "noted"  # it comes behind all that was sent before
+    assert told == []
 
 
 @behaviour

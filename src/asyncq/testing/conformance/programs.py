@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -203,9 +204,59 @@ async def test_what_was_gathered_and_not_done_is_gathered_again(bench: Bench) ->
         member = Member(1, "succeeded", b"1", "t1", "x")
         gathered = await barriers.arrive("c2", 2, member, timeout_s=WAIT_S)
         assert gathered is not None
+        assert not gathered.was_held
         await gathered.give_back()
         better = Member(0, "succeeded", b"0", "t0", "x")
         again = await barriers.arrive("c2", 2, better, timeout_s=WAIT_S)
         assert again is not None
+        assert again.was_held
         assert list(again.members) == [better, member]
         await again.done()
+
+
+@behaviour
+async def test_who_comes_while_its_own_client_holds_the_members_waits_as_well(bench: Bench) -> None:
+    """It may be the same task, which has come again because the one that holds them has lost its lease."""
+    flow = Flow(bench)
+    member = Member(0, "succeeded", b"0", "t0", "x")
+    async with flow.app:
+        barriers = flow.app.broker.barriers()
+        for chord in ("given-back", "done"):
+            await barriers.open(chord, b"head", keep_s=60, timeout_s=WAIT_S)
+            held = await barriers.arrive(chord, 1, member, timeout_s=WAIT_S)
+            assert held is not None
+            again = asyncio.ensure_future(barriers.arrive(chord, 1, member, timeout_s=WAIT_S))
+            _, pending = await asyncio.wait({again}, timeout=0.3)
+            assert pending
+            if chord == "done":
+                await held.done()
+                assert await again is None
+            else:
+                await held.give_back()
+                gathered = await again
+                assert gathered is not None
+                await gathered.done()
+
+
+@behaviour
+async def test_a_barrier_that_was_opened_twice_takes_in_who_comes_late(bench: Bench) -> None:
+    """Its members come twice, and the second time is no sign that it has expired. Opened once more, it works again."""
+    flow = Flow(bench)
+    members = [Member(index, "succeeded", b"%d" % index, f"t{index}", "x") for index in range(3)]
+    async with flow.app:
+        barriers = flow.app.broker.barriers()
+        for _ in range(2):
+            await barriers.open("c5", b"head", keep_s=60, timeout_s=WAIT_S)
+        *early, gathered = [await barriers.arrive("c5", 3, member, timeout_s=WAIT_S) for member in members]
+        assert early == [None, None]
+        assert gathered is not None
+        await gathered.done()
+        for member in (*members, *members):
+            assert await barriers.arrive("c5", 3, member, timeout_s=WAIT_S) is None
+        await barriers.open("c5", b"new head", keep_s=60, timeout_s=WAIT_S)
+        gathered = await barriers.arrive("c5", 3, members[0], timeout_s=WAIT_S)
+        assert gathered is not None
+        assert (gathered.head, list(gathered.members)) == (b"new head", members)
+        await gathered.done()
+        with pytest.raises(QueueGone):
+            await barriers.arrive("c5", 3, members[0], timeout_s=WAIT_S)
