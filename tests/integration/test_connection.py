@@ -176,6 +176,22 @@ def test_a_connection_that_cannot_be_closed_in_order_leaves_no_task_behind_when_
     assert [str(item.exc_value) for item in complaints] == []
 
 
+async def test_a_connection_that_confirms_nothing_any_more_is_given_up(broker_url, monkeypatch, caplog):
+    """Though it lives: another one is opened, and sending goes on there."""
+    monkeypatch.setattr("asyncq.rabbitmq.publisher.SILENCE_S", 0.5)
+    async with proxy_of(broker_url) as proxy, make_app(proxy.url, heartbeat_s=600) as app:
+        note = app.tasks["shop.note"]
+        await note.send("before")
+        opened = proxy.accepted
+        proxy.freeze()
+        with pytest.raises(PublishUncertain):
+            await note.options(timeout=1).send("unknown")
+        await eventually(lambda: proxy.accepted > opened, 20)
+        assert "connection to the broker is given up" in caplog.text
+        proxy.thaw()
+        await note.options(timeout=20).send("after")
+
+
 async def test_a_message_that_amqp_cannot_carry_is_refused_and_harms_no_other(broker_url):
     """It never left, and trying again is no use: the error says so, and is not a lost connection."""
     async with make_app(broker_url) as app:

@@ -99,6 +99,11 @@ class HeldConnection:
             return BrokerStatus("closed", BrokerUnavailable("The connection of this term is gone."))
         return BrokerStatus("blocked" if self.is_blocked() else "ready")
 
+    def give_up(self, why: str) -> None:
+        """See `asyncq.rabbitmq.link.Link.give_up`: another one leads then."""
+        log.warning("the leader's connection is given up", cause=why)
+        self.end()
+
     def is_blocked(self) -> bool:
         """See `asyncq.rabbitmq.link.Link.is_blocked`."""
         return not self.is_over and not is_unblocked(self._connection)

@@ -58,6 +58,7 @@ class Link:
         self._status = BrokerStatus("closed")
         self._connection: asyncio.Future[Connection] | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._giving_up: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to connect, and keep the connection up from then on. `ready` waits for it."""
@@ -93,6 +94,8 @@ class Link:
         if supervisor is not None:
             supervisor.cancel()
             await asyncio.gather(supervisor, return_exceptions=True)
+        if self._giving_up is not None:
+            await asyncio.gather(self._giving_up, return_exceptions=True)
         future, self._connection = self._connection, None
         self._status = BrokerStatus("closed")
         if future is None:
@@ -144,6 +147,24 @@ class Link:
         if self._status.state != "ready" or future is None or not future.done() or future.exception() is not None:
             return False
         return not is_unblocked(future.result())
+
+    def give_up(self, why: str) -> None:
+        """Close the open connection, which lives and is of no use; the supervisor opens the next. Returns at once.
+
+        Args:
+            why: In words, for the log.
+        """
+        future = self._connection
+        if future is None or not future.done() or future.exception() is not None or self._giving_up is not None:
+            return
+        log.warning("connection to the broker is given up", name=self._name, cause=why)
+        self._giving_up = asyncio.create_task(close_connection(future.result()), name=f"asyncq gives up {self._name}")
+        self._giving_up.add_done_callback(self._given_up)
+
+    def _given_up(self, closing: asyncio.Task[None]) -> None:
+        self._giving_up = None
+        if not closing.cancelled():
+            closing.exception()  # seen: what cannot be closed is gone
 
     async def _supervise(self) -> None:
         tries = 0

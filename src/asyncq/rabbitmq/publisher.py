@@ -10,6 +10,9 @@ A message that was not written waits for the connection to come back, as long as
 under way when the connection was lost may or may not be in its queue; only the caller can know whether a second
 copy does harm, so nothing is sent again behind its back.
 
+A connection on which nothing is answered for `SILENCE_S` is given up, though it lives: in a cluster, messages that were
+under way to a queue whose node was killed can keep the broker from taking any other on that connection, for minutes.
+
 Narrow waist: encoded properties and body bytes in, a confirm out. Nothing above depends on the AMQP client.
 Source: https://www.rabbitmq.com/docs/confirms
 """
@@ -18,9 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import aiormq.exceptions as amqp
 from aiormq.channel import Channel
@@ -42,6 +46,9 @@ from asyncq.rabbitmq.connection import open_channel
 from asyncq.rabbitmq.failures import broker_text, reraise_if_cancelled
 
 __all__ = ["Publisher", "PublishingLink", "Target"]
+
+SILENCE_S: Final = 25.0
+"""Longer than a busy broker takes for one of many confirms, and shorter than `publish_timeout_s` is by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,10 @@ class PublishingLink(Protocol):
         """Wait for the open connection, and the end of an alarm. Raises `BrokerRefused` or `NotOpen`."""
         ...
 
+    def give_up(self, why: str) -> None:
+        """Close the open connection, which is of no use."""
+        ...
+
 
 class Publisher:
     """All publishes of one process, on one channel of one connection.
@@ -91,6 +102,8 @@ class Publisher:
         self._declare = declare
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
+        self._under_way = 0
+        self._silent_since_s = 0.0
 
     async def publish(
         self, body: bytes, properties: commands.Basic.Properties, target: Target, *, timeout_s: float
@@ -112,13 +125,15 @@ class Publisher:
                     channel = await self._open_channel()
                     written = True
                     try:
-                        await channel.basic_publish(
-                            body,
-                            exchange=target.exchange,
-                            routing_key=target.key,
-                            properties=properties,
-                            mandatory=True,
-                            wait=False,
+                        await self._answered(
+                            channel.basic_publish(
+                                body,
+                                exchange=target.exchange,
+                                routing_key=target.key,
+                                properties=properties,
+                                mandatory=True,
+                                wait=False,
+                            )
                         )
                     except amqp.ChannelInvalidStateError:
                         written = False  # the channel was closed before a byte was written: another one, then
@@ -132,6 +147,7 @@ class Publisher:
                         continue
                     return
         except TimeoutError:
+            self._give_up_if_silent(channel)
             raise self._timed_out(target, timeout_s, written=written) from None
         except asyncio.CancelledError as error:
             reraise_if_cancelled()
@@ -143,6 +159,26 @@ class Publisher:
                 # The channel lives, so it is not what ended the publish: the frames could not be made.
                 raise unwritable(error, target.words) from error
             raise self._failed(error, body, target) from error
+
+    async def _answered(self, publishing: Awaitable[object]) -> None:
+        """Wait for the broker's answer, and remember that there was one."""
+        if self._under_way == 0:
+            self._silent_since_s = time.monotonic()
+        self._under_way += 1
+        try:
+            await publishing
+            self._silent_since_s = time.monotonic()
+        except amqp.DeliveryError:  # a return or a nack
+            self._silent_since_s = time.monotonic()
+            raise
+        finally:
+            self._under_way -= 1
+
+    def _give_up_if_silent(self, channel: Channel | None) -> None:
+        silent_s = time.monotonic() - self._silent_since_s
+        is_in_use = channel is not None and channel is self._channel and not channel.is_closed
+        if is_in_use and silent_s >= SILENCE_S and not self._link.is_blocked():
+            self._link.give_up(f"nothing was confirmed for {silent_s:.0f} s")
 
     def _check_size(self, body: bytes, target: Target) -> None:
         if len(body) > self._max_message_bytes:

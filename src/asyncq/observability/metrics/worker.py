@@ -49,6 +49,7 @@ OUTCOMES: Final[Mapping[type[Outcome], str]] = {
     LostLease: "lease_lost",
     Repeated: "repeated",
 }
+_MAY_BE_BURIED: Final = frozenset({Failed, Rejected, Expired})
 _UNKNOWN: Final = "(unknown)"
 _RUN_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1500.0)
 _WAIT_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0)
@@ -132,7 +133,7 @@ class WorkerMetrics:
             if wait is None:
                 wait = self._waits[queue] = self._wait.labels(queue)
             wait.observe(settled.waited_s)
-        if _is_buried(settled.outcome):
+        if kind in _MAY_BE_BURIED and _is_buried(settled.outcome):
             self._dead_letters.labels(queue, task).inc()
 
     def look(self) -> None:
@@ -154,4 +155,4 @@ class WorkerMetrics:
 
 
 def _is_buried(outcome: Outcome) -> bool:
-    return isinstance(outcome, Failed | Rejected) or (isinstance(outcome, Expired) and outcome.failure is not None)
+    return not isinstance(outcome, Expired) or outcome.failure is not None
