@@ -22,13 +22,14 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from asyncq.testing.node import Node, NodeUnavailable, Setup
+from asyncq.testing.node import Node, NodeUnavailable
 
 # Tests are no package: this makes `from support import eventually` work in all of them.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from servers import Postgres, Prometheus, Redis, Server
 from support import GivenBroker, VhostManagement, given_broker
+from versions import TEST_SETUP, VERSIONS
 
 # A busy machine is no fault of the tested code: no deadlines. A failure prints what repeats it.
 settings.register_profile("test", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -39,22 +40,9 @@ S = TypeVar("S", bound=Server)
 
 pytest_plugins = ["pytester"]  # the pytest plugin is tested by it, in tests/testing
 
-VERSIONS = [
-    version.strip() for version in os.environ.get("ASYNCQ_TEST_VERSIONS", "3.10,4.3").split(",") if version.strip()
-]
 GIVEN = "given"
 # Folders whose tests start programs, and wait for them.
 _LONG = {"cli", "faults", "workers", "stores"}
-
-# Statistics are refreshed every 5 s by default; tests wait for what they show.
-TEST_SETUP = Setup(
-    conf="consumer_timeout = 86400000\ncollect_statistics_interval = 200\n",
-    advanced="""\
-[{rabbit, [{quorum_tick_interval, 200}]},
- {rabbitmq_management,
-  [{management_db_cache_multiplier, 0},
-   {sample_retention_policies, [{global, [{60, 1}]}, {basic, [{60, 1}]}, {detailed, [{10, 1}]}]}]}].""",
-)
 
 
 def pytest_configure() -> None:

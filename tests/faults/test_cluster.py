@@ -25,8 +25,8 @@ from asyncq.broker import QueueSpec
 from asyncq.errors import BrokerError
 from asyncq.testing.node import NodeUnavailable
 from cluster import Cluster
-from conftest import TEST_SETUP, VERSIONS
 from support import eventually
+from versions import TEST_SETUP, VERSIONS
 
 sys.path.insert(0, str(Path(__file__).parent))
 

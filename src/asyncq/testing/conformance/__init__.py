@@ -45,6 +45,7 @@ THEMES: Final = (
     "cancelling",
     "cancelling_many",
     "controlling",
+    "pausing",
     "rates",
     "limits",
     "processes",
