@@ -1,4 +1,4 @@
-"""Three schedulers, one leader after the other killed, frozen and cut off: every fire time has one id, and is sent."""
+"""Three schedulers, one leader after the other killed, frozen and cut off: each fire time has one id, and runs once."""
 
 import asyncio
 import json
@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import aio_pika
 import pytest
 
+from asyncq import AsyncQ
+from asyncq.ticks import Tick
 from proxy import proxy_of
-from support import eventually
+from support import eventually, working
 
 APP = """
 from asyncq import AsyncQ
@@ -26,7 +29,12 @@ app = AsyncQ("ticking", heartbeat_s=2)
 async def tick() -> None: ...
 
 
+@app.task(queue="runs")
+async def run() -> None: ...
+
+
 app.schedule("second", tick.s(), 1, missed="all")
+app.schedule("run", run.s(), 1, missed="all")
 """
 
 
@@ -83,6 +91,25 @@ class Ledger:
         return [later - sooner for sooner, later in pairwise(arrivals)]
 
 
+class Executions:
+    """What a real worker runs: the ids of the second schedule's ticks."""
+
+    def __init__(self, url):
+        self.ids = Counter()
+        self.app = AsyncQ("ticking", broker=url)
+
+        @self.app.task(queue="runs", pass_context=True)
+        async def run(ctx) -> None:
+            self.ids[ctx.task_id] += 1
+
+    def has_run(self, at_ms):
+        return tick_id(at_ms) in self.ids
+
+
+def tick_id(at_ms):
+    return Tick(at_ms, "run").id("ticking")
+
+
 class Number(int):
     """A number that is true when it is 0."""
 
@@ -128,8 +155,13 @@ class Trial:
 async def run(tmp_path, broker_url, seconds, version):
     """Harm one leader after the other, in turn, for so long; return what was done to them."""
     (tmp_path / "ticking.py").write_text(APP)
-    ledger = Ledger()
-    async with proxy_of(broker_url) as one, proxy_of(broker_url) as two, proxy_of(broker_url) as three:
+    ledger, executions = Ledger(), Executions(broker_url)
+    async with (
+        proxy_of(broker_url) as one,
+        proxy_of(broker_url) as two,
+        proxy_of(broker_url) as three,
+        working(executions.app, {"runs": 5}),
+    ):
         trial = Trial(tmp_path, [one, two, three])
         taking = None
         try:
@@ -142,28 +174,33 @@ async def run(tmp_path, broker_url, seconds, version):
                 await trial.harm(("kill", "freeze", "cut")[len(trial.deeds) % 3])
             last_ms = int(time.time()) * 1000
             await eventually(lambda: max(ledger.ticks)[0] > last_ms, 60)
+            await eventually(lambda: executions.has_run(last_ms), 60)
         finally:
             for candidate in trial.candidates.values():
                 candidate.end()
             if taking is not None:
                 taking.cancel()
                 await asyncio.gather(taking, return_exceptions=True)
-    check(ledger, trial, last_ms, version)
+    check(ledger, executions, trial, last_ms, version)
     return trial.deeds
 
 
-def check(ledger, trial, last_ms, version):
-    """Every fire time has one id, and came; no gap was longer than a failover may take."""
+def check(ledger, executions, trial, last_ms, version):
+    """Every fire time has one id, came, and was run once; no gap was longer than a failover may take."""
     fired = [at for at, _, _ in ledger.ticks]
     ids = {at: {name for tick_at, name, _ in ledger.ticks if tick_at == at} for at in set(fired)}
     expected = set(range(min(fired), last_ms + 1, 1000))
     print(
         f"RabbitMQ {version}: leaders {trial.deeds}; fire times {len(expected)}, ticks {len(fired)}, "
-        f"more than once {len(fired) - len(ids)}, longest gap {max(ledger.gaps()):.1f} s"
+        f"more than once {len(fired) - len(ids)}, longest gap {max(ledger.gaps()):.1f} s; "
+        f"executed {len(executions.ids)}, more than once {sum(count > 1 for count in executions.ids.values())}"
     )
     assert expected <= set(fired), sorted(expected - set(fired))
     assert all(len(names) == 1 for names in ids.values())
     assert max(ledger.gaps()) < LONGEST_GAP_S
+    # The second schedule may have begun a second later; its worker knows what it has run.
+    assert {tick_id(at) for at in expected if at > min(fired) + 1000} <= set(executions.ids)
+    assert set(executions.ids.values()) == {1}
     # Each leader sends again what the one before has sent since it saved last, and a request may be under way.
     assert len(fired) - len(ids) <= 3 * len(trial.deeds)
 
