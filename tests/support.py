@@ -158,7 +158,17 @@ class VhostManagement:
 
     async def queues(self) -> dict[str, dict[str, Any]]:
         """Return all queues by name."""
-        return {queue["name"]: queue for queue in await self._get(f"/queues/{self._path}")}
+        (listed,) = await eventually(self._listed)
+        return {queue["name"]: queue for queue in listed}
+
+    async def _listed(self) -> tuple[list[dict[str, Any]]] | None:
+        # RabbitMQ 3.10 answers 500 while a stream is being declared: until its process runs, it cannot be listed.
+        try:
+            return (await self._get(f"/queues/{self._path}"),)
+        except ManagementError as error:
+            if error.status != 500:
+                raise
+            return None
 
     async def depth(self, name: str) -> int:
         """Return how many messages a queue holds, unacknowledged ones included; 0 where there is no queue."""
