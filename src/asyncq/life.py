@@ -75,11 +75,16 @@ def waited_s_of(message: Message, began_ms: int) -> float | None:
         message: What was run.
         began_ms: When, in milliseconds since the epoch.
     """
-    sent_ms = life_of(message) or message.timestamp_ms or 0
-    since_ms = max(_number(message.headers.get(DUE_AT)) or 0, sent_ms)
-    return max(0, began_ms - since_ms) / 1000 if since_ms else None
+    since_ms = life_of(message) or message.timestamp_ms or 0
+    due_at = message.headers.get(DUE_AT)
+    if due_at is not None:
+        since_ms = max(_number(due_at) or 0, since_ms)
+    if not since_ms:
+        return None
+    waited_ms = began_ms - since_ms
+    return waited_ms / 1000 if waited_ms > 0 else 0.0
 
 
 def _number(value: HeaderValue) -> int | None:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LATEST_MS
-    return value if is_number else None
+    # A bool is an int too, but of another type.
+    return value if type(value) is int and 1 <= value <= LATEST_MS else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import aio_pika
 import pytest
@@ -107,6 +108,19 @@ async def test_a_send_whose_reply_queue_cannot_be_opened_ends_with_its_timeout(b
         await proxy.listen()
         await eventually(lambda: app.broker.status().state == "ready")
         await app.tasks["shop.add"].send(1, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 0.5}], ids=["at once", "delayed"])
+async def test_a_first_send_that_is_cut_off_in_its_preparations_goes_on_by_the_next_connection(broker_url, options):
+    """The reply queue and the way to it are opened by then, or not: nothing was sent yet, and there is time."""
+    for step in range(20):
+        async with proxy_of(broker_url) as proxy, make_app(proxy.url) as app:
+            add = app.tasks["shop.add"]
+            sending = asyncio.create_task(add.options(**options).send(1, 2))
+            await asyncio.sleep(step * 0.004)
+            proxy.cut()
+            with contextlib.suppress(PublishUncertain):  # cut off after it was written
+                await sending
 
 
 async def test_a_task_sent_again_with_its_id_after_its_reply_was_lost_has_a_reply_to_wait_for(broker_url, management):

@@ -1,23 +1,27 @@
 """The names of the metrics are those that the documentation has, and labels are those that were declared."""
 
+import random
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 
 from asyncq import AsyncQ, Cron
 from asyncq.broker import BrokerStatus
 from asyncq.cli.observing import Observation, Observing
+from asyncq.message import Message
 from asyncq.observability.metrics.process import ProcessMetrics
 from asyncq.observability.metrics.scheduler import SchedulerMetrics
 from asyncq.observability.metrics.sends import SendMetrics
 from asyncq.observability.metrics.worker import OUTCOMES, WorkerMetrics
 from asyncq.outcome import Failed, Failure, Outcome, Succeeded
 from asyncq.sends import Sent
-from asyncq.worker.settled import Settled
+from asyncq.worker.execution import Executed
 from support import eventually
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -67,17 +71,60 @@ async def test_a_worker_is_counted_as_it_settles_and_shows_what_runs():
         metrics = WorkerMetrics(worker, app.tasks, registry)
         (observe,) = worker.observers
         for task, outcome in (("shop.add", Succeeded(b"3")), ("x.y", Failed(Failure("E", ""), "why"))):
-            observe(Settled(task, "shop", outcome, 0.2, 0.1, 2.0))
+            observe(executed(task, waited_s=2), outcome, 0.2)
         metrics.look()
     values = _values(registry)
     assert values["asyncq_deliveries_total", "succeeded", "shop", "shop.add"] == 1
     assert values["asyncq_deliveries_total", "failed", "shop", "(unknown)"] == 1
     assert values["asyncq_dead_letters_total", "shop", "(unknown)"] == 1
     assert values["asyncq_attempt_duration_seconds_sum", "shop", "shop.add"] == pytest.approx(0.1)
-    assert values["asyncq_queue_wait_seconds_sum", "shop"] == pytest.approx(4.0)
+    assert values["asyncq_queue_wait_seconds_sum", "shop"] == pytest.approx(4.0, abs=0.2)
     assert values["asyncq_attempts_running", "shop", "shop.add"] == 0
     assert values["asyncq_slots", "shop"] == 3
     assert values["asyncq_circuit_breakers", "shop", "closed"] == 1
+
+
+def executed(task, *, waited_s=0.0, ran_s=0.1):
+    """What a slot tells of a delivery that took 0.2 s, of a message that had waited so long before."""
+    sent_ms = round((time.time() - 0.2 - waited_s) * 1000)
+    message = Message(type=task, body=b"{}", task_id="id", message_id="id", timestamp_ms=sent_ms)
+    return Executed(SimpleNamespace(message=message, queue="shop"), 1, Succeeded(b"3"), ran_s=ran_s)
+
+
+async def test_what_was_counted_is_added_once_whoever_looks_and_a_histogram_has_each_value_in_its_bucket():
+    """Beside `prometheus_client`'s own histogram, which takes one value at a time, also for values on a bound."""
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    registry, own = CollectorRegistry(), CollectorRegistry()
+    app = AsyncQ("shop", broker="memory://metrics-tally")
+
+    @app.task
+    async def add() -> None: ...
+
+    values = [0.005, 0.1, 1500.0, 1501.0, 0.0] + [chance.expovariate(0.1) for _ in range(500)]
+    async with app:
+        worker = app.worker({"shop": 1})
+        metrics = WorkerMetrics(worker, app.tasks, registry)
+        buckets = [bound for bound in metrics._run._upper_bounds if bound != float("inf")]
+        plain = Histogram(
+            "asyncq_attempt_duration_seconds", "Likewise.", ("queue", "task"), buckets=buckets, registry=own
+        )
+        with ThreadPoolExecutor(2) as threads:
+            looking = []
+            for number, value in enumerate(values):
+                metrics.settled(executed("shop.add", ran_s=value), Succeeded(b""), 0.2)
+                plain.labels("shop", "shop.add").observe(value)
+                if number % 50 == 0:
+                    looking.append(threads.submit(metrics.add_up))
+            for each in looking:
+                each.result()
+        metrics.add_up()
+        metrics.add_up()
+    found, expected = _values(registry), _values(own)
+    assert found["asyncq_deliveries_total", "succeeded", "shop", "shop.add"] == len(values), seed
+    for key, value in expected.items():
+        if not key[0].endswith("_created"):
+            assert found[key] == pytest.approx(value), (key, seed)
 
 
 async def test_sends_are_counted_by_how_the_broker_has_answered():

@@ -124,6 +124,7 @@ class Observation:
         )
         self._seen = Health("starting", pid=os.getpid())
         self._looks: list[Callable[[], object]] = []
+        self._adding_up: list[Callable[[], None]] = []
         self._phase: Callable[[], str] = lambda: "starting"
         self._broker: Broker | None = None
         self._recorder: Recorder | None = None
@@ -148,9 +149,7 @@ class Observation:
         if self._how.link is None:
             scrape: Scrape | None = None
             if self._with_metrics:
-                from asyncq.observability.metrics.registry import scrape_all  # noqa: PLC0415 - an extra
-
-                scrape = scrape_all
+                scrape = self._scrape
             self._serving.enter_context(served(self.report, self._settings, scrape))
         self._pulse.start()
         return self
@@ -165,7 +164,9 @@ class Observation:
         if self._with_metrics:
             from asyncq.observability.metrics.worker import WorkerMetrics  # noqa: PLC0415 - an extra
 
-            self._looks.append(WorkerMetrics(worker, app.tasks).look)
+            metrics = WorkerMetrics(worker, app.tasks)
+            self._looks.append(metrics.look)
+            self._adding_up.append(metrics.add_up)
 
     def watch_scheduler(self, app: AsyncQ, scheduler: Scheduler) -> None:
         """Observe this scheduler, of an app that is open, from now on."""
@@ -188,6 +189,13 @@ class Observation:
     def report(self) -> HealthReport:
         """Return the same as it is served. Safe in any thread."""
         return HealthReport(self._role, self._how.target, os.getpid(), (self.health(),))
+
+    def _scrape(self, accept: str) -> tuple[str, bytes]:
+        from asyncq.observability.metrics.registry import scrape_all  # noqa: PLC0415 - an extra
+
+        for add_up in self._adding_up:
+            add_up()
+        return scrape_all(accept)
 
     def _watch(self, app: AsyncQ, phase: Callable[[], str]) -> None:
         self._broker, self._recorder, self._phase = app.broker, app.recorder, phase

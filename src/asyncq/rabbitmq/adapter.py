@@ -24,7 +24,7 @@ from asyncq.broker import (
     QueueSpec,
 )
 from asyncq.control import Roll, WorkerName
-from asyncq.errors import AccessRefused, AsyncQError, BrokerError, NotSent, PublishError, Unroutable
+from asyncq.errors import AccessRefused, AsyncQError, BrokerError, BrokerUnavailable, NotSent, PublishError, Unroutable
 from asyncq.loggers import get_logger
 from asyncq.message import Message, copy_of
 from asyncq.rabbitmq.administration import Administration
@@ -48,6 +48,8 @@ from asyncq.settings import Settings
 __all__ = ["RabbitMQ"]
 
 log = get_logger("asyncq.rabbitmq")
+
+_RETRY_PAUSE_S = 0.1
 
 
 class RabbitMQ:
@@ -200,15 +202,7 @@ class RabbitMQ:
         deadline = asyncio.get_running_loop().time() + timeout_s
         for last_try in (False, True):
             generation = self._ladder.generation
-            try:
-                async with asyncio.timeout_at(deadline):
-                    key = await self._ladder.prepare(queue, delay)
-            except TimeoutError:
-                raise NotSent(f"No delayed message was sent to queue {queue!r} within {timeout_s:g} s.") from None
-            except PublishError:
-                raise
-            except BrokerError as error:
-                raise NotSent(f"No delayed message was sent to queue {queue!r}: {error}") from error
+            key = await self._path_to(queue, delay, deadline, timeout_s)
             target = Target(self._names.delay_enter, key, f"delay queue on the way to queue {queue!r}")
             left_s = max(0.001, deadline - asyncio.get_running_loop().time())
             try:
@@ -221,6 +215,26 @@ class RabbitMQ:
                 self._ladder.forget(generation)  # a part of the ladder was deleted: it came back, so once more
             else:
                 return
+
+    async def _path_to(self, queue: str, delay: Delay, deadline: float, timeout_s: float) -> str:
+        """Return the routing key once the path stands. Where the connection is lost meanwhile, the next one goes on."""
+        lost = ""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    try:
+                        return await self._ladder.prepare(queue, delay)
+                    except BrokerUnavailable as error:
+                        lost = f": {error}"
+                        await asyncio.sleep(_RETRY_PAUSE_S)
+        except TimeoutError:
+            raise NotSent(
+                f"No delayed message was sent to queue {queue!r} within {timeout_s:g} s{lost or '.'}"
+            ) from None
+        except PublishError:
+            raise
+        except BrokerError as error:
+            raise NotSent(f"No delayed message was sent to queue {queue!r}: {error}") from error
 
     async def _hand_back(self, queue: str, message: Message) -> None:
         await self.publish(copy_of(message, headers={}), Queue(queue), timeout_s=self._settings.publish_timeout_s)

@@ -7,13 +7,12 @@ delivery anything, and a delivery is settled once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from asyncq.broker import Delivery, Subscription
 from asyncq.clock import Clock
 from asyncq.errors import LeaseLost
-from asyncq.life import waited_s_of
 from asyncq.loggers import get_logger
 from asyncq.outcome import Failed, Failure, LostLease, Outcome
 from asyncq.worker.attempt import Attempt
@@ -21,15 +20,18 @@ from asyncq.worker.attempts import Attempts
 from asyncq.worker.execution import Executed, Execution
 from asyncq.worker.pausing import QueueBreaker
 from asyncq.worker.report import Report
-from asyncq.worker.settled import Observer, Settled
 from asyncq.worker.settlement import Settlement
 from asyncq.worker.traces import Traces, current
 
-__all__ = ["Slot"]
+__all__ = ["Observer", "Slot"]
 
 log = get_logger("asyncq.worker")
 
 _PAUSE_AFTER_BUG_S = 1.0
+
+Observer = Callable[[Executed, Outcome, float], None]
+"""Called in the worker's loop after each ack, and must take no time: how a delivery ran; what was settled, which is not
+always how its attempt ended, because a result can be too large, or the lease lost; and the seconds since it came."""
 
 
 class Slot:
@@ -98,21 +100,14 @@ class Slot:
                 self._report.write(executed, outcome, seconds)
             if executed.span is not None:
                 executed.span.end(outcome)
-            if self._observers:
-                self._tell_observers(executed, outcome, seconds)
+            for observe in self._observers:
+                observe(executed, outcome, seconds)
         except Exception:
             log.exception("the end of a delivery could not be reported", queue=delivery.queue)
         if breaker is not None:  # what it judges is the attempt, not what became of the message
             await breaker.ended(executed.outcome, started)
         if executed.holding is not None:
             await self._keep_place(executed.holding, executed.delivery)
-
-    def _tell_observers(self, executed: Executed, outcome: Outcome, seconds: float) -> None:
-        message, ran_s = executed.delivery.message, executed.ran_s
-        waited_s = None if ran_s is None else waited_s_of(message, self._clock.now_ms() - round(seconds * 1000))
-        settled = Settled(message.type, executed.delivery.queue, outcome, seconds, ran_s, waited_s)
-        for observe in self._observers:
-            observe(settled)
 
     async def _keep_place(self, attempt: Attempt, delivery: Delivery) -> None:
         """Wait until the thread has returned; until then its slot takes nothing new."""

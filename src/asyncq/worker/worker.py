@@ -58,9 +58,8 @@ from asyncq.worker.repeats import Repeats
 from asyncq.worker.revocations import Revocations
 from asyncq.worker.runners import ThreadPool
 from asyncq.worker.services import make_services
-from asyncq.worker.settled import Observer
 from asyncq.worker.settlement import Settlement
-from asyncq.worker.slot import Slot
+from asyncq.worker.slot import Observer, Slot
 from asyncq.worker.traces import Traces
 from asyncq.worker.watchdog import Watchdog
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
+from asyncq.life import waited_s_of
 from asyncq.observability.metrics.registry import gauge, set_state
+from asyncq.observability.metrics.tally import SummedHistogram, Sums, Tally
 from asyncq.outcome import (
     Cancelled,
     Deferred,
@@ -28,7 +32,7 @@ from asyncq.outcome import (
 
 if TYPE_CHECKING:
     from asyncq.worker.attempt import AnyTask
-    from asyncq.worker.settled import Settled
+    from asyncq.worker.execution import Executed
     from asyncq.worker.worker import Worker
 
 __all__ = ["OUTCOMES", "WorkerMetrics"]
@@ -81,14 +85,14 @@ class WorkerMetrics:
             labels,
             registry=registry,
         )
-        self._run = Histogram(
+        self._run = SummedHistogram(
             "asyncq_attempt_duration_seconds",
             "How long the code of attempts ran.",
             labels,
             buckets=_RUN_BUCKETS,
             registry=registry,
         )
-        self._wait = Histogram(
+        self._wait = SummedHistogram(
             "asyncq_queue_wait_seconds",
             "How long what was run had waited in its queue, since it was sent or due.",
             ("queue",),
@@ -108,36 +112,43 @@ class WorkerMetrics:
         self._overdue = gauge(
             "asyncq_attempts_overdue", "Attempts that were given up, and whose code goes on.", (), registry
         )
-        self._children: dict[tuple[str, str, type[Outcome]], Any] = {}
-        self._runs: dict[tuple[str, str], Any] = {}
-        self._waits: dict[str, Any] = {}
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._order: list[Tally] = []
+        self._wait_sums: dict[str, Sums] = {}
+        self._adding = threading.Lock()
         self._running_labels = {(task.queue, name) for name, task in tasks.items() if task.queue in worker.queues}
         worker.observers.append(self.settled)
 
-    def settled(self, settled: Settled) -> None:
-        """Count a delivery. Its labels are looked up once each: this runs for every message."""
-        queue, kind = settled.queue, type(settled.outcome)
-        task = settled.task if settled.task in self._tasks else _UNKNOWN
-        counter = self._children.get((queue, task, kind))
-        if counter is None:
-            counter = self._deliveries.labels(queue, task, OUTCOMES[kind])
-            self._children[queue, task, kind] = counter
-        counter.inc()
-        if settled.ran_s is not None:
-            run = self._runs.get((queue, task))
-            if run is None:
-                run = self._runs[queue, task] = self._run.labels(queue, task)
-            run.observe(settled.ran_s)
-        if settled.waited_s is not None:
-            wait = self._waits.get(queue)
-            if wait is None:
-                wait = self._waits[queue] = self._wait.labels(queue)
-            wait.observe(settled.waited_s)
-        if kind in _MAY_BE_BURIED and _is_buried(settled.outcome):
-            self._dead_letters.labels(queue, task).inc()
+    def settled(self, executed: Executed, outcome: Outcome, seconds: float) -> None:
+        """Count a delivery. This runs for every message, in the event loop."""
+        message, queue = executed.delivery.message, executed.delivery.queue
+        tally = self._tallies.get((queue, message.type)) or self._tally_of(queue, message.type)
+        kind = type(outcome)
+        tally.outcomes[kind] += 1
+        ran_s = executed.ran_s
+        if ran_s is not None:
+            tally.runs.observe(ran_s)
+            waited_s = waited_s_of(message, int((time.time() - seconds) * 1000))
+            if waited_s is not None:
+                tally.waits.observe(waited_s)
+        if kind in _MAY_BE_BURIED and _is_buried(outcome):
+            self._dead_letters.labels(queue, tally.task).inc()
+
+    def add_up(self) -> None:
+        """Add to the metrics what was counted since the last time. Any thread may: a scrape tells of this moment."""
+        with self._adding:
+            for tally in self._order:
+                queue, task = tally.queue, tally.task
+                for kind, count in tally.new_outcomes():
+                    self._deliveries.labels(queue, task, OUTCOMES[kind]).inc(count)
+                if (runs := tally.runs.new()) is not None:
+                    self._run.labels(queue, task).add(*runs)
+                if (waits := tally.waits.new()) is not None:
+                    self._wait.labels(queue).add(*waits)
 
     def look(self) -> None:
-        """Set what is a state."""
+        """Set what is a state, and add up what was counted."""
+        self.add_up()
         stats = self._worker.stats()
         running: dict[tuple[str, str], int] = dict.fromkeys(self._running_labels, 0)
         for item in self._worker.running():
@@ -152,6 +163,15 @@ class WorkerMetrics:
         self._threads.set(stats.threads_busy)
         self._processes.set(stats.processes_busy)
         self._overdue.set(stats.overdue)
+
+    def _tally_of(self, queue: str, name: str) -> Tally:
+        task = name if name in self._tasks else _UNKNOWN
+        tally = self._tallies.get((queue, task))
+        if tally is None:
+            waits = self._wait_sums.setdefault(queue, Sums(_WAIT_BUCKETS))
+            tally = self._tallies[queue, task] = Tally(queue, task, tuple(OUTCOMES), Sums(_RUN_BUCKETS), waits)
+            self._order.append(tally)
+        return tally
 
 
 def _is_buried(outcome: Outcome) -> bool:
