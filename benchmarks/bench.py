@@ -61,6 +61,8 @@ class Sizes:
         operated_rounds: How often each way of observing a worker is drained.
         operated: Messages of one such round, those of the warm-up included.
         operated_warm_up: Messages of it that are not timed.
+        switched: Messages of the worker in which counting is switched on and off.
+        switched_block: After how many of them.
     """
 
     rounds: int = 7
@@ -84,6 +86,8 @@ class Sizes:
     operated_rounds: int = 9
     operated: int = 6500
     operated_warm_up: int = 1500
+    switched: int = 120_000
+    switched_block: int = 250
 
     @staticmethod
     def quick() -> Sizes:
@@ -110,6 +114,8 @@ class Sizes:
             operated_rounds=1,
             operated=400,
             operated_warm_up=100,
+            switched=400,
+            switched_block=20,
         )
 
 

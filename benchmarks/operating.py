@@ -16,6 +16,7 @@ from collecting import collecting
 from figures import Figure, Limit, Pair
 from meter import metered
 from processes import Child
+from switching import measure_switching
 
 __all__ = ["measure_operating"]
 
@@ -49,20 +50,21 @@ _LOGS = ("--log-level=info", "--log-format=json")
 _PORT = "--metrics-port=0"
 _SUPERVISED = "--processes=1"
 _TRACING, _OTEL = "--tracing", "opentelemetry"
+_METRICS = "prometheus_client"
 _SAMPLED = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 WAYS = (
     Way(NOTHING, (_QUIET,), beside=None),
-    Way("metrics", (_QUIET, _PORT), limit=_METRICS_COST, needs="prometheus_client"),
+    Way("metrics", (_QUIET, _PORT), limit=_METRICS_COST, needs=_METRICS),
     Way(NOTHING_SUPERVISED, (_QUIET, _SUPERVISED), beside=None),
     Way(
         "metrics, --processes",
         (_QUIET, _PORT, _SUPERVISED),
         beside=NOTHING_SUPERVISED,
         limit=_METRICS_COST,
-        needs="prometheus_client",
+        needs=_METRICS,
     ),
     Way("logs at info, JSON", _LOGS),
-    Way("metrics and logs at info", (*_LOGS, _PORT), needs="prometheus_client"),
+    Way("metrics and logs at info", (*_LOGS, _PORT), needs=_METRICS),
     Way("traces, all", (_QUIET, _TRACING), needs=_OTEL),
     Way("traces, 1 of 100", (_QUIET, _TRACING), environment=_SAMPLED, needs=_OTEL),
 )
@@ -87,7 +89,8 @@ async def measure_operating(bench: Bench) -> list[Figure]:
             for number in range(bench.sizes.operated_rounds):
                 drained = {way.name: await _drain(bench, filler, way, collector) for way in alternate(number, ways)}
                 rounds.append(drained)
-    return [figure for way in ways if way.beside is not None for figure in _figures(rounds, way, way.beside)]
+        counting = [await measure_switching(bench, filler)] if find_spec(_METRICS) is not None else []
+    return counting + [figure for way in ways if way.beside is not None for figure in _figures(rounds, way, way.beside)]
 
 
 def _figures(rounds: Sequence[Mapping[str, Drained]], way: Way, beside: str) -> list[Figure]:

@@ -28,6 +28,7 @@ FIGURES = [
     "drain, results: reply queue",
     "drain, results: SQLite",
     "drain, metrics",
+    "metrics: counting",
 ]
 
 

@@ -5,7 +5,8 @@
 
 This is `prometheus_client`'s own way. The files are named by the number of the process, not by its id: whoever takes
 the place of a process that has ended counts on from its figures, so nothing goes down or is lost by a restart, and
-there are never more files than places. The files are mapped memory: what was counted before a SIGKILL is in them.
+there are never more files than places. The files are mapped memory: what was added before a SIGKILL is in them, and a
+worker adds up once a second.
 
 What is a state, such as slots, ends with its process: `forget_states` removes those files.
 """
