@@ -27,6 +27,8 @@ __all__ = ["ManagementApi", "management_url", "path_of"]
 _PORT = 15672
 _TLS_PORT = 15671
 _FAILED_CHECK = 503
+_STUMBLED = 500
+_TRIES_AGAIN_AFTER_S = (0.2, 1.0)
 
 
 def management_url(broker: URL) -> str:
@@ -81,6 +83,10 @@ class ManagementApi:
             AccessRefused: The user may not read this.
             BrokerUnavailable: No management API answers there.
         """
+        for pause_s in _TRIES_AGAIN_AFTER_S:
+            with suppress(_Stumbled):
+                return await asyncio.to_thread(self._get, path)
+            await asyncio.sleep(pause_s)
         return await asyncio.to_thread(self._get, path)
 
     def _get(self, path: str) -> Any:
@@ -94,7 +100,8 @@ class ManagementApi:
             if error.code == _FAILED_CHECK:
                 with suppress(ValueError):
                     return json.loads(body)
-            raise self._refused(error, body.decode(errors="replace")) from None
+            refused = self._refused(error, body.decode(errors="replace"))
+            raise (_Stumbled(str(refused)) if error.code == _STUMBLED else refused) from None
         except (OSError, http.client.HTTPException) as error:
             raise BrokerUnavailable(f"no management API answers at {self.url}: {_said(error)}") from None
         except ValueError:
@@ -107,6 +114,10 @@ class ManagementApi:
             if words in said:
                 return AccessRefused(f"user {self.user!r} has not the tag `{tag}`, which the management API wants")
         return AccessRefused(f"the management API at {self.url} does not accept user {self.user!r} with this password")
+
+
+class _Stumbled(BrokerUnavailable):
+    """It has answered 500, as RabbitMQ 3.10 does to who lists queues while a stream is being declared."""
 
 
 _TAGS = {
