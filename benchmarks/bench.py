@@ -86,7 +86,7 @@ class Sizes:
     operated_rounds: int = 9
     operated: int = 6500
     operated_warm_up: int = 1500
-    switched: int = 120_000
+    switched: int = 80_000
     switched_block: int = 250
 
     @staticmethod

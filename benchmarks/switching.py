@@ -88,7 +88,7 @@ async def _drain(queue: str, slots: int, count: int, block: int) -> dict[str, li
         observers = list(worker.observers)
         switch = _Switch(block, lambda on: worker.observers.__setitem__(slice(None), observers if on else []))
         running = asyncio.create_task(worker.run())
-        while not done.is_set():
+        while not done.is_set() and not running.done():
             metrics.look()
             await asyncio.sleep(_LOOK_EVERY_S)
         worker.stop()

@@ -161,14 +161,14 @@ class VhostManagement:
         (listed,) = await eventually(self._listed)
         return {queue["name"]: queue for queue in listed}
 
-    async def _listed(self) -> tuple[list[dict[str, Any]]] | None:
+    async def _listed(self) -> tuple[list[dict[str, Any]]]:
         # RabbitMQ 3.10 answers 500 while a stream is being declared: until its process runs, it cannot be listed.
         try:
             return (await self._get(f"/queues/{self._path}"),)
         except ManagementError as error:
             if error.status != 500:
                 raise
-            return None
+            raise AssertionError(str(error)) from None  # which `eventually` takes for "not yet"
 
     async def depth(self, name: str) -> int:
         """Return how many messages a queue holds, unacknowledged ones included; 0 where there is no queue."""

@@ -3,34 +3,27 @@
     signature ─▶ message (ids, reply_to, headers) ─▶ broker.publish ─▶ handle
     mailbox ─▶ reply ─▶ the pending reply of its task id ─▶ whoever waits at a handle
 
-Invariant: a handle is returned only for a message that the broker has confirmed. Replies are kept only as long as
-a handle for them lives, so replies that nobody claims take no memory.
+Invariant: a handle is returned only for a message that the broker has confirmed. Replies: see reply_reader.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from weakref import WeakValueDictionary
 
 from asyncq.body import ON_FAILURE, with_key
-from asyncq.broker import Broker, Exchange, Mailbox, Publication
+from asyncq.broker import Broker, Exchange, Publication
 from asyncq.canceller import Canceller
 from asyncq.clock import Clock
 from asyncq.context import TaskContext, current_context
 from asyncq.controller import Controller
 from asyncq.errors import (
-    BrokerError,
-    BrokerUnavailable,
     InvalidOption,
     NoContext,
-    NotSent,
     PartlySent,
     PublishError,
-    ReplyLost,
 )
 from asyncq.loggers import get_logger
 from asyncq.message import DUE_AT, Message, deadline_ms_of, new_id, root_id_of
@@ -41,6 +34,7 @@ from asyncq.program import Program
 from asyncq.program import Workflow as Whole
 from asyncq.queue_names import check_queue_name
 from asyncq.recording import Recorder, sent_update
+from asyncq.reply_reader import ReplyReader
 from asyncq.results import ResultHandle
 from asyncq.sending_road import Publish
 from asyncq.settings import Settings
@@ -50,7 +44,6 @@ from asyncq.workflow.reading import reading_of
 from asyncq.workflow.workflow import Workflow
 from asyncq.workflow_handle import WorkflowHandle
 from asyncq.workflow_progress.outcome import Reading
-from asyncq.workflow_progress.replies import WorkflowReplies
 from asyncq.workflow_sending import WorkflowSending
 
 if TYPE_CHECKING:
@@ -107,7 +100,7 @@ class Client:
         self._clock = clock
         self._tasks_exchange = f"{settings.namespace}.tasks"
         self._checked_queues: set[str] = set()
-        self._pending: WeakValueDictionary[str, PendingReply | WorkflowReplies] = WeakValueDictionary()
+        self._replies = ReplyReader(broker, settings.publish_timeout_s)
         self._workflows = WorkflowSending(
             app,
             broker,
@@ -115,23 +108,13 @@ class Client:
             clock,
             recorder,
             canceller=self.canceller,
-            pending=self._pending,
+            pending=self._replies.pending,
             publish_many=self.outbox.publish_many,
         )
-        self._mailbox: Mailbox | None = None
-        self._opened: asyncio.Future[Mailbox]
-        self._reader: asyncio.Task[None] | None = None
-        self._closed = False
 
     async def close(self) -> None:
         """Stop reading replies. Whoever still waits for one is told."""
-        self._closed = True
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        self._mailbox = None
-        self._lose(ReplyLost("The app was closed, and its reply queue with it."))
+        await self._replies.close()
         if self.recorder is not None:
             await self.recorder.close()
 
@@ -234,7 +217,7 @@ class Client:
 
     async def send_prepared(self, ready: Prepared, reading: Reading) -> WorkflowHandle[Any]:
         """Publish what a prepared workflow begins with, whose result is read so; see `send_workflow`."""
-        reply_to = (await self._open_mailbox()).address if ready.reply else None
+        reply_to = await self._replies.address() if ready.reply else None
         return await self._workflows.send(ready, reading, _lineage(), reply_to)
 
     def workflow_of(self, workflow_id: str, workflow: Workflow[R] | None) -> WorkflowHandle[R]:
@@ -259,8 +242,8 @@ class Client:
         Returns:
             What will come of each of these ids. Raises what `WorkflowSending.start` raises.
         """
-        reply_to = (await self._open_mailbox()).address if expect else None
-        pending = {id_: self._expect(id_) for id_ in expect}
+        reply_to = await self._replies.address() if expect else None
+        pending = {id_: self._replies.expect(id_) for id_ in expect}
         whole = replace(workflow, reply_to=reply_to, sent_ms=self._clock.now_ms())
         await self._workflows.start(program, whole, _lineage())
         return pending
@@ -307,7 +290,7 @@ class Client:
             decode: Reads the result's JSON.
         """
         # The store knows more than the first reply: a dead letter may have been sent back since, and lives again.
-        pending = self._pending.get(task_id) if self.recorder is None else None
+        pending = self._replies.pending.get(task_id) if self.recorder is None else None
         return ResultHandle(
             task_id,
             pending if isinstance(pending, PendingReply) else None,
@@ -338,8 +321,8 @@ class Client:
         headers, delay = headers_and_delay(sending, keeping, _lineage(), now_ms)
         pending, reply_to = None, None
         if reply:
-            reply_to = (await self._open_mailbox()).address
-            pending = self._expect(task_id)
+            reply_to = await self._replies.address()
+            pending = self._replies.expect(task_id)
         body = signature.body
         if sending.says_on_failure:
             body = with_key(body, ON_FAILURE, b"null" if sending.on_failure is None else sending.on_failure.to_json())
@@ -362,72 +345,6 @@ class Client:
         # Of a task whose states are not kept, its replies know more than the store.
         recorder = self.recorder if keeping.states else None
         return publication, ResultHandle(task_id, pending, signature.decode, recorder, signature.name, cancel=cancel)
-
-    def _expect(self, task_id: str) -> PendingReply:
-        pending = self._pending.get(task_id)
-        # Sent again: what was lost before is lost for the old handle, and what came before is that one's end.
-        if not isinstance(pending, PendingReply) or pending.lost is not None or pending.final is not None:
-            pending = self._pending[task_id] = PendingReply()
-        return pending
-
-    # --- replies
-
-    async def _open_mailbox(self) -> Mailbox:
-        """Return the reply queue; the first send that wants a reply opens it.
-
-        Raises:
-            NotSent: It cannot be had, or not in time.
-        """
-        if self._mailbox is not None:
-            return self._mailbox
-        if self._closed:
-            raise NotSent("Nothing was sent: the app is closed.")
-        if self._reader is None or self._reader.done():
-            self._opened = asyncio.get_running_loop().create_future()
-            self._reader = asyncio.create_task(self._read_replies(self._opened), name="asyncq replies")
-        timeout_s = self._settings.publish_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                # Shielded: the one who came first may be cancelled, and others wait for the same queue.
-                return await asyncio.shield(self._opened)
-        except TimeoutError:
-            raise NotSent(f"Nothing was sent: no reply queue could be opened within {timeout_s:g} s.") from None
-        except BrokerError as error:
-            raise NotSent(f"Nothing was sent, because no reply queue could be opened: {error}") from error
-
-    async def _read_replies(self, opened: asyncio.Future[Mailbox]) -> None:
-        cause: Exception = BrokerUnavailable("The app was closed.")
-        try:
-            async with self._broker.mailbox() as mailbox:
-                self._mailbox = mailbox
-                opened.set_result(mailbox)
-                await self._take_replies(mailbox)
-        except Exception as error:
-            cause = error if isinstance(error, BrokerError) else BrokerUnavailable(str(error))
-            if opened.done():
-                log.exception("replies can no longer be read")
-                self._lose(ReplyLost(f"Replies can no longer be read: {error}"))
-        finally:
-            self._mailbox = None
-            if not opened.done():
-                opened.set_exception(cause)
-                opened.exception()  # seen: perhaps nobody waits any more, and asyncio would complain
-
-    async def _take_replies(self, mailbox: Mailbox) -> None:
-        while True:
-            try:
-                async for message in mailbox:
-                    pending = self._pending.get(message.task_id)
-                    if pending is not None:
-                        pending.feed(message)
-            except ReplyLost as error:
-                self._lose(error)
-            else:
-                return
-
-    def _lose(self, error: ReplyLost) -> None:
-        for pending in list(self._pending.values()):
-            pending.lose(error)
 
 
 def _lineage() -> Lineage:

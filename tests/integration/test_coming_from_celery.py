@@ -137,11 +137,16 @@ async def test_worker_send_task_events(broker_url):
     registry, app = CollectorRegistry(), make_app(broker_url)
     async with app:
         worker = app.worker()
-        WorkerMetrics(worker, app.tasks, registry)
+        metrics = WorkerMetrics(worker, app.tasks, registry)
         running = asyncio.create_task(worker.run())
         assert await app.tasks["shop.add"].call(1, 2) == 3
         labels = {"queue": "shop", "task": "shop.add", "outcome": "succeeded"}
-        await eventually(lambda: registry.get_sample_value("asyncq_deliveries_total", labels) == 1)
+
+        def counted():
+            metrics.add_up()
+            return registry.get_sample_value("asyncq_deliveries_total", labels) == 1
+
+        await eventually(counted)
         worker.stop()
         await running
 

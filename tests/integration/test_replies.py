@@ -65,7 +65,7 @@ async def test_replies_that_nobody_claims_take_no_memory(broker_url):
         for _ in range(50):
             await add.send(1, 2)
         await add.call(1, 2)
-        assert len(app._client._pending) <= 1
+        assert len(app._client._replies.pending) <= 1
 
 
 async def test_a_first_send_that_is_given_up_does_not_spoil_the_reply_queue_for_others(broker_url):
@@ -91,6 +91,21 @@ async def test_an_app_that_is_left_while_a_reply_queue_is_opened_leaves_nobody_w
             sending = asyncio.create_task(app.tasks["shop.add"].send(1, 2))
             await eventually(lambda: proxy.accepted >= 3)
         async with asyncio.timeout(5):
+            with pytest.raises(NotSent):
+                await sending
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 5, "reply": False}], ids=["reply", "delayed"])
+async def test_a_send_that_waits_for_the_connection_ends_with_its_app(broker_url, options):
+    """At once, not when its time is over."""
+    async with proxy_of(broker_url) as proxy:
+        app = make_app(proxy.url)
+        async with app:
+            await proxy.refuse()
+            await eventually(lambda: app.broker.status().state == "connecting")
+            sending = asyncio.create_task(app.tasks["shop.add"].options(**options).send(1, 2))
+            await asyncio.sleep(0.5)  # it has tried, and waits for the next connection
+        async with asyncio.timeout(3):
             with pytest.raises(NotSent):
                 await sending
 

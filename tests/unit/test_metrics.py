@@ -18,6 +18,7 @@ from asyncq.message import Message
 from asyncq.observability.metrics.process import ProcessMetrics
 from asyncq.observability.metrics.scheduler import SchedulerMetrics
 from asyncq.observability.metrics.sends import SendMetrics
+from asyncq.observability.metrics.tally import Sums
 from asyncq.observability.metrics.worker import OUTCOMES, WorkerMetrics
 from asyncq.outcome import Failed, Failure, Outcome, Succeeded
 from asyncq.sends import Sent
@@ -125,6 +126,21 @@ async def test_what_was_counted_is_added_once_whoever_looks_and_a_histogram_has_
     for key, value in expected.items():
         if not key[0].endswith("_created"):
             assert found[key] == pytest.approx(value), (key, seed)
+
+
+def test_an_amount_is_not_left_behind_by_a_scrape_in_the_middle_of_counting_it():
+    """Another thread may take what is new between any two steps of the event loop."""
+    sums, taken = Sums((1.0, 10.0)), []
+
+    class Interrupted(list):
+        def __setitem__(self, index, value):
+            super().__setitem__(index, value)
+            taken.append(sums.new())
+
+    sums._counts = Interrupted(sums._counts)
+    sums.observe(1500.0)
+    assert taken == [([0, 0, 1], 1500.0)]
+    assert sums.new() is None
 
 
 async def test_sends_are_counted_by_how_the_broker_has_answered():

@@ -24,7 +24,16 @@ from asyncq.broker import (
     QueueSpec,
 )
 from asyncq.control import Roll, WorkerName
-from asyncq.errors import AccessRefused, AsyncQError, BrokerError, BrokerUnavailable, NotSent, PublishError, Unroutable
+from asyncq.errors import (
+    AccessRefused,
+    AsyncQError,
+    BrokerError,
+    BrokerUnavailable,
+    NotOpen,
+    NotSent,
+    PublishError,
+    Unroutable,
+)
 from asyncq.loggers import get_logger
 from asyncq.message import Message, copy_of
 from asyncq.rabbitmq.administration import Administration
@@ -49,7 +58,7 @@ __all__ = ["RabbitMQ"]
 
 log = get_logger("asyncq.rabbitmq")
 
-_RETRY_PAUSE_S = 0.1
+_FIRST_PAUSE_S = 0.1
 
 
 class RabbitMQ:
@@ -201,8 +210,7 @@ class RabbitMQ:
         properties.priority = None  # inside the ladder a priority would overtake, and so delay, others
         deadline = asyncio.get_running_loop().time() + timeout_s
         for last_try in (False, True):
-            generation = self._ladder.generation
-            key = await self._path_to(queue, delay, deadline, timeout_s)
+            key, generation = await self._path_to(queue, delay, deadline, timeout_s)
             target = Target(self._names.delay_enter, key, f"delay queue on the way to queue {queue!r}")
             left_s = max(0.001, deadline - asyncio.get_running_loop().time())
             try:
@@ -216,24 +224,30 @@ class RabbitMQ:
             else:
                 return
 
-    async def _path_to(self, queue: str, delay: Delay, deadline: float, timeout_s: float) -> str:
-        """Return the routing key once the path stands. Where the connection is lost meanwhile, the next one goes on."""
-        lost = ""
+    async def _path_to(self, queue: str, delay: Delay, deadline: float, timeout_s: float) -> tuple[str, int]:
+        """Return the routing key once the path stands, and the ladder's generation that it stands in.
+
+        Where the connection is lost meanwhile, the next one goes on: nothing was sent yet.
+        """
+        lost, pause_s = "", _FIRST_PAUSE_S
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
+                    generation = self._ladder.generation
                     try:
-                        return await self._ladder.prepare(queue, delay)
+                        return await self._ladder.prepare(queue, delay), generation
                     except BrokerUnavailable as error:
                         lost = f": {error}"
-                        await asyncio.sleep(_RETRY_PAUSE_S)
+                    await asyncio.sleep(pause_s)
+                    pause_s *= 2
+                    await self._publishing.ready()  # its supervisor knows how to wait for a broker
         except TimeoutError:
             raise NotSent(
                 f"No delayed message was sent to queue {queue!r} within {timeout_s:g} s{lost or '.'}"
             ) from None
         except PublishError:
             raise
-        except BrokerError as error:
+        except (BrokerError, NotOpen) as error:
             raise NotSent(f"No delayed message was sent to queue {queue!r}: {error}") from error
 
     async def _hand_back(self, queue: str, message: Message) -> None:

@@ -21,7 +21,7 @@ from aiormq.channel import Channel
 from aiormq.connection import Connection
 from pamqp import commands
 
-from asyncq.errors import AccessRefused, BrokerError, BrokerUnavailable, NotOpen, ReplyLost
+from asyncq.errors import AccessRefused, BrokerError, NotOpen, ReplyLost
 from asyncq.loggers import get_logger
 from asyncq.message import Message
 from asyncq.rabbitmq.common_errors import reply_queue_gone
@@ -67,20 +67,12 @@ class RabbitMailbox:
         self.address = new_name()
 
     async def open(self) -> None:
-        """Declare the queue and consume it. Where the connection is lost meanwhile, the next one goes on.
+        """Declare the queue and consume it.
 
         Raises:
-            BrokerError: It cannot be had; or the connection was lost, where it does not go on after that.
+            BrokerError: It cannot be had.
         """
-        while True:
-            try:
-                await self._consume(self.address, create=True)
-                break
-            except BrokerUnavailable as error:
-                if not self._reopens:
-                    raise
-                log.warning("cannot open the reply queue, trying again", queue=self.address, cause=str(error))
-                await asyncio.sleep(_RETRY_PAUSE_S)
+        await self._consume(self.address, create=True)
         self._supervisor = asyncio.create_task(self._supervise(), name=f"asyncq mailbox {self.address}")
 
     async def close(self) -> None:

@@ -119,6 +119,7 @@ class Worker:
         grace_s: How long interrupted code may take for its `finally` blocks, in seconds.
 
     Attributes:
+        clock: Where the time comes from.
         observers: Hear of each delivery that was settled; they must be in it before `run()`.
         on_retire: Called when somebody has asked this worker to drain for good; None for nothing.
 
@@ -138,7 +139,7 @@ class Worker:
         self._settings = settings = app.settings
         self._grace_s = grace_s
         self._sender = sender
-        self._clock = clock
+        self.clock = clock
         self._specs = [QueueSpec(queue, settings.delivery_limit) for queue in queues]
         self._attempts = Attempts(broker, clock)
         self._paused = PausedQueues(broker, settings, clock)
@@ -413,10 +414,10 @@ class Worker:
     def _make_answering(self) -> Answering:
         pools = Pools(self._threads, self._processes)
         subject = Subject(self._control_name, self._queues, self._attempts, self._paused, pools, self)
-        return Answering(self._broker, subject, self._clock)
+        return Answering(self._broker, subject, self.clock)
 
     def _make_slot(self, resources: Callable[[], Any]) -> Slot:
-        settings, broker, clock = self._settings, self._broker, self._clock
+        settings, broker, clock = self._settings, self._broker, self.clock
         intake = Intake(
             self._app.tasks,
             clock,

@@ -4,7 +4,8 @@
 
 A metric of `prometheus_client` takes a lock, and more, for each figure: that alone would cost a worker 5 % of its time.
 
-Invariant: only the event loop counts; whoever else reads only reads, so that any thread may.
+Invariant: only the event loop counts. What is new is taken by one thread at a time, which may be any: whoever owns the
+tallies has a lock for that, and what was taken before is theirs alone.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class Sums:
 
     def observe(self, amount: float) -> None:
         """Count one observation."""
-        self._counts[bisect_left(self._bounds, amount)] += 1
+        # In this order: whoever takes the count in another thread must find its amount in the total as well.
         self._total += amount
+        self._counts[bisect_left(self._bounds, amount)] += 1
 
     def new(self) -> tuple[list[int], float] | None:
         """Return what has come since the last time, for a `SummedHistogram`; None where nothing has."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -61,7 +60,7 @@ _BREAKER_STATES: Final = ("closed", "open", "half-open")
 
 
 class WorkerMetrics:
-    """What a worker process has done and does.
+    """What a worker process has done and does. Call `look` once a second, and `add_up` before a scrape.
 
     Args:
         worker: The worker; it is observed from now on.
@@ -72,6 +71,7 @@ class WorkerMetrics:
     def __init__(self, worker: Worker, tasks: Mapping[str, AnyTask], registry: CollectorRegistry = REGISTRY) -> None:
         self._worker = worker
         self._tasks = tasks
+        self._clock = worker.clock
         labels = ("queue", "task")
         self._deliveries = Counter(
             "asyncq_deliveries",
@@ -128,7 +128,7 @@ class WorkerMetrics:
         ran_s = executed.ran_s
         if ran_s is not None:
             tally.runs.observe(ran_s)
-            waited_s = waited_s_of(message, int((time.time() - seconds) * 1000))
+            waited_s = waited_s_of(message, self._clock.now_ms() - int(seconds * 1000))
             if waited_s is not None:
                 tally.waits.observe(waited_s)
         if kind in _MAY_BE_BURIED and _is_buried(outcome):
