@@ -241,6 +241,13 @@ def test_the_version_is_judged(version, severity):
     assert found["version"] == severity
 
 
+@pytest.mark.parametrize(("version", "told"), [("3.10.8", True), ("3.13.7", True), ("4.0.5", False)])
+def test_of_rabbitmq_3_it_is_told_how_many_slots_a_queue_may_have(version, told):
+    """Its quorum queues mix up the messages of more consumers."""
+    (found,) = (one for one in diagnose(PATIENT, standing(version=version)) if one.check == "version")
+    assert ("at most 32 slots" in found.todo) is told
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

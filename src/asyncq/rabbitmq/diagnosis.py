@@ -62,6 +62,15 @@ def diagnose(patient: Patient, standing: Standing) -> list[Finding]:
     ]
 
 
+_KEEPS_ORDER = (4, 0)
+"""Since when quorum queues take back what more than 32 consumers held in one order, whoever reads their log."""
+
+_FEW_SLOTS = (
+    "Upgrade to RabbitMQ 4. Until then give a queue at most 32 slots, in all workers together: with more, a broker "
+    "that is killed twice can lose tasks (docs/production.md, RabbitMQ 3)."
+)
+
+
 def _version(standing: Standing) -> Finding:
     seen = f"{standing.product or 'an unknown product'} {standing.version}".strip()
     release = release_of(standing.version)
@@ -77,7 +86,7 @@ def _version(standing: Standing) -> Finding:
             "note",
             "version",
             f"{seen}: supported by asyncq; RabbitMQ's community patches go to the latest series only",
-            "Plan an upgrade.",
+            "Plan an upgrade." if release >= _KEEPS_ORDER else _FEW_SLOTS,
         )
     if release > CURRENT:
         return Finding("note", "version", f"{seen}: newer than what this asyncq was tested with (4.3)")
