@@ -104,7 +104,8 @@ async def test_a_send_that_waits_for_the_connection_ends_with_its_app(broker_url
             await proxy.refuse()
             await eventually(lambda: app.broker.status().state == "connecting")
             sending = asyncio.create_task(app.tasks["shop.add"].options(**options).send(1, 2))
-            await asyncio.sleep(0.5)  # it has tried, and waits for the next connection
+            done, _ = await asyncio.wait({sending}, timeout=0.5)
+            assert not done  # it has tried, and waits for the next connection
         async with asyncio.timeout(3):
             with pytest.raises(NotSent):
                 await sending

@@ -63,7 +63,7 @@ def diagnose(patient: Patient, standing: Standing) -> list[Finding]:
 
 
 _KEEPS_ORDER = (4, 0)
-"""Since when quorum queues take back what more than 32 consumers held in one order, whoever reads their log."""
+"""Since when we have seen no quorum queue lose messages of many consumers: docs/production.md, RabbitMQ 3."""
 
 _FEW_SLOTS = (
     "Upgrade to RabbitMQ 4. Until then give a queue at most 32 slots, in all workers together: with more, a broker "
